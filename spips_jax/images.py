@@ -1,0 +1,267 @@
+"""Images: value ranges, dtypes, sizes, ImageNet normalisation, reading files.
+
+The array contract of the whole package is stated here, once:
+
+- images are arrays of shape `(..., H, W, 3)`, RGB as stored (gamma-encoded), with any
+  leading dimensions, `H` and `W` at least `MIN_SIZE`;
+- floating dtypes lie in `value_range`, (0, 1) unless another is given; uint8 always
+  means (0, 255); no other integer dtype is taken;
+- inside the package images are float32 in [0, 1].
+
+Shapes and dtypes are checked always. Values are checked where they can be read, on the
+host; under `jax.jit`, `jax.grad` and the like there is nothing to read and no check.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MIN_SIZE = 32
+"""Smallest height and width, in pixels: below it AlexNet's last features vanish."""
+
+OVERSHOOT = 0.25
+"""How far values may lie outside `value_range`, as a share of its width.
+
+Resampling filters and generative models overshoot a little, and their gradients must
+live, so values are not clipped; images in another range than the one declared miss by
+far more than this.
+"""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]: the normalisation of every torchvision network."""
+
+
+Images = np.ndarray | jax.Array
+
+
+class ImageError(ValueError):
+    """An image, or a pair of them, that cannot be scored; one line that says why."""
+
+
+def check_images(
+    images: Images,
+    *,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    name: str = "images",
+) -> None:
+    """Raises unless `images` keeps the array contract of this module.
+
+    Args:
+      images: a NumPy or JAX array (or tracer) `(..., H, W, 3)`.
+      value_range: the declared (lowest, highest) value of a floating array.
+      name: what the error calls the array.
+
+    Raises:
+      ImageError: wrong rank, channels, size or dtype; NaN or inf; values outside
+        `value_range` by more than `OVERSHOOT` of its width.
+    """
+    low, high = value_range
+    if not low < high:
+        raise ImageError(
+            f"value_range is ({low:g}, {high:g}): the first must be below the second"
+        )
+    if not isinstance(images, np.ndarray | jax.Array):
+        raise ImageError(
+            f"{name} is a {type(images).__module__}.{type(images).__name__}: give a"
+            " NumPy or JAX array"
+        )
+    shape, dtype = images.shape, images.dtype
+    if len(shape) < 3 or shape[-1] != 3:
+        raise ImageError(
+            f"{name} has shape {shape}: it must be (..., height, width, 3); repeat a"
+            " grey image to 3 channels, drop an alpha channel"
+        )
+    for side, length in (("height", shape[-3]), ("width", shape[-2])):
+        if length < MIN_SIZE:
+            raise ImageError(
+                f"{name}: {side} {length} is below the {MIN_SIZE} that SPIPS needs"
+            )
+    if dtype == jnp.uint8:
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ImageError(
+            f"{name} has dtype {dtype}: give uint8 (0 to 255) or floats with their"
+            " value_range"
+        )
+    if isinstance(images, jax.core.Tracer) or 0 in shape:
+        return
+    if isinstance(images, jax.Array) and not images.is_fully_addressable:
+        return
+    lowest, highest = _extremes(images)
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise ImageError(f"{name} contains NaN or inf: every value must be finite")
+    slack = OVERSHOOT * (high - low)
+    if lowest < low - slack or highest > high + slack:
+        raise ImageError(
+            f"{name} has values from {lowest:g} to {highest:g}, far outside its"
+            f" value_range ({low:g}, {high:g}): pass the range that it has"
+        )
+
+
+def _extremes(images: Images) -> tuple[float, float]:
+    """Least and greatest value; NaN where there is one."""
+    if isinstance(images, jax.Array):
+        # One transfer for both; NaN wins in XLA's reductions as in NumPy's.
+        lowest, highest = jax.device_get(_extremes_on_device(images))
+    else:
+        lowest, highest = np.min(images), np.max(images)
+    return float(lowest), float(highest)
+
+
+@jax.jit
+def _extremes_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.min(images), jnp.max(images)
+
+
+def check_same_size(
+    reference_shape: tuple[int, ...], distorted_shape: tuple[int, ...]
+) -> None:
+    """Raises `ImageError` unless two image shapes can be compared.
+
+    Height and width must be equal; leading dimensions broadcast, as in NumPy, so that
+    one reference can be compared with many images.
+    """
+    if reference_shape[-3:] != distorted_shape[-3:]:
+        raise ImageError(
+            f"reference is {_size(reference_shape)}, distorted is"
+            f" {_size(distorted_shape)}: a pair must have one size; crop or resize"
+        )
+    try:
+        np.broadcast_shapes(reference_shape[:-3], distorted_shape[:-3])
+    except ValueError:
+        raise ImageError(
+            f"leading dimensions {reference_shape[:-3]} of reference and"
+            f" {distorted_shape[:-3]} of distorted do not broadcast"
+        ) from None
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-2]}x{shape[-3]} (width x height)"
+
+
+def to_unit_range(
+    images: Images, *, value_range: tuple[float, float] = (0.0, 1.0)
+) -> jax.Array:
+    """Returns images `(..., H, W, 3)` as float32, `value_range` mapped to [0, 1]."""
+    low, high = (0.0, 255.0) if images.dtype == jnp.uint8 else value_range
+    images = jnp.asarray(images, jnp.float32)
+    if (low, high) == (0.0, 1.0):
+        return images
+    return (images - low) / (high - low)
+
+
+def imagenet_normalize(images: jax.Array) -> jax.Array:
+    """Returns `(images - mean) / std` with ImageNet's statistics, images in [0, 1]."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    mean = np.asarray(IMAGENET_MEAN, np.float32).reshape(shape)
+    std = np.asarray(IMAGENET_STD, np.float32).reshape(shape)
+    return (images - mean) / std
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an 8-bit image file as a uint8 array `(H, W, 3)`. Needs Pillow.
+
+    Grey images are repeated to three channels, palettes resolved, an alpha channel is
+    dropped where it is fully opaque, and the EXIF orientation is applied, as viewers
+    do. Colour profiles are not: values are taken as stored.
+
+    Raises:
+      ImageError: not an image, truncated, more than 8 bits a channel, CMYK or another
+        colour model, transparent pixels, several frames, or a side below `MIN_SIZE`.
+        The message is one line that begins with the path.
+    """
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata and of large images that it reads all the
+            # same; what it cannot read it raises.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                _refuse_unscorable(path, file)
+                image = ImageOps.exif_transpose(file)
+                image.load()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: is a folder, not an image") from None
+    except PermissionError:
+        raise ImageError(f"{path}: may not be read (permission denied)") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image in a format that is known") from None
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: too large ({_one_line(error)})") from None
+    except Exception as error:  # Pillow's decoders raise nearly any type
+        raise ImageError(f"{path}: damaged or truncated ({_one_line(error)})") from None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        lowest = int(np.asarray(image.getchannel("A")).min())
+        if lowest < 255:
+            raise ImageError(
+                f"{path}: has transparent pixels (alpha down to {lowest} of 255);"
+                " flatten it onto the background that it will be seen on"
+            )
+    array = np.array(image.convert("RGB"))
+    for side, length in zip(("height", "width"), array.shape, strict=False):
+        if length < MIN_SIZE:
+            raise ImageError(
+                f"{path}: {side} {length} is below the {MIN_SIZE} that SPIPS needs"
+            )
+    return array
+
+
+_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+
+
+def _refuse_unscorable(path: Path, file: Any) -> None:
+    """Raises for what Pillow would open but silently reduce to something else."""
+    if file.mode.startswith(("I", "F")) or _bits_per_channel(path, file) > 8:
+        raise ImageError(
+            f"{path}: has more than 8 bits a channel; convert it to 8 bits, or pass it"
+            " as a float array with its value_range"
+        )
+    if file.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            f"{path}: its colour model is {file.mode}, not RGB or grey; convert it to"
+            " RGB"
+        )
+    # Cameras store a preview behind the photograph as a second frame (MPO): fine.
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":
+        raise ImageError(
+            f"{path}: has {frames} frames; SPIPS scores still images, extract one"
+        )
+
+
+def _bits_per_channel(path: Path, file: Any) -> int:
+    """Bits a channel as stored; Pillow reads 16-bit colour as 8 without a word."""
+    if file.format == "PNG":
+        with path.open("rb") as stream:
+            return stream.read(25)[24]  # IHDR: signature 8, chunk 8, sizes 8, depth
+    if file.format == "TIFF":
+        bits: Any = file.tag_v2.get(258, 1)  # BitsPerSample
+        return max(bits) if isinstance(bits, tuple) else bits
+    if file.format == "PPM":
+        with path.open("rb") as stream:
+            header = b" ".join(
+                line.split(b"#")[0] for line in stream.read(1024).split(b"\n")
+            ).split()
+        has_maximum = header[0] in (b"P2", b"P3", b"P5", b"P6")
+        return int(header[3]).bit_length() if has_maximum else 1
+    return 8
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
