@@ -1,0 +1,152 @@
+"""Streams, attention and head: equations and invariants."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from spips_jax.head import Attention, MonotoneHead, attention_pool, resize
+from spips_jax.streams import FeatureStream, unit_normalize
+
+
+def features(seed: int, *shape: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.maximum(rng.normal(size=shape), 0).astype(np.float32)
+
+
+def test_a_stream_map_follows_its_equation():
+    x, y = features(0, 2, 5, 4, 7), features(1, 2, 5, 4, 7)
+    weight = np.random.default_rng(2).random(7).astype(np.float32)
+    stream = FeatureStream(taps=("relu1",))
+    params = {"params": {"relu1": weight}}
+    actual = stream.apply(
+        params, {"relu1": unit_normalize(x)}, {"relu1": unit_normalize(y)}
+    )["relu1"]
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    y /= np.linalg.norm(y, axis=-1, keepdims=True)
+    expected = np.einsum("c,nhwc->nhw", weight, (x - y) ** 2)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
+
+
+def test_an_untrained_stream_is_the_mean_squared_error():
+    x, y = features(0, 3, 3, 16), features(1, 3, 3, 16)
+    stream = FeatureStream(taps=("relu1",))
+    maps, _ = stream.init_with_output(jax.random.key(0), {"relu1": x}, {"relu1": y})
+    expected = ((x.astype(np.float64) - y) ** 2).mean(-1)
+    np.testing.assert_allclose(maps["relu1"], expected, rtol=1e-5)  # float32 sums
+
+
+def test_negative_channel_weights_count_as_zero():
+    x, y = features(0, 3, 3, 4), features(1, 3, 3, 4)
+    stream = FeatureStream(taps=("relu1",))
+    params = {"params": {"relu1": np.full(4, -1, np.float32)}}
+    assert (stream.apply(params, {"relu1": x}, {"relu1": y})["relu1"] == 0).all()
+
+
+def test_unit_normalisation_is_finite_at_zero_features():
+    zeros = jnp.zeros((2, 2, 8))
+    np.testing.assert_array_equal(unit_normalize(zeros), zeros)
+    gradient = jax.grad(lambda x: unit_normalize(x).sum())(zeros)
+    assert np.isfinite(gradient).all()
+
+
+def test_untrained_attention_is_the_plain_mean():
+    maps = features(0, 2, 9, 11)
+    logits, _ = Attention().init_with_output(jax.random.key(0), features(1, 2, 3, 3, 8))
+    pooled = attention_pool(maps, logits)
+    np.testing.assert_allclose(pooled, maps.mean((-2, -1)), rtol=1e-6)  # float32 sums
+
+
+@settings(max_examples=20, deadline=None)
+@given(logits=hnp.arrays(np.float32, (3, 4), elements=st.floats(-30, 30, width=32)))
+def test_attention_weights_are_a_distribution(logits):
+    ones = np.ones((7, 9), np.float32)
+    # A weighted mean of ones is one whatever the weights, to float32's rounding.
+    np.testing.assert_allclose(attention_pool(ones, jnp.asarray(logits)), 1, rtol=1e-5)
+    values = features(0, 7, 9)
+    pooled = attention_pool(values, jnp.asarray(logits))
+    assert values.min() <= pooled <= values.max() * (1 + 1e-5)
+
+
+def test_attention_looks_where_its_logits_say():
+    maps = np.zeros((8, 8), np.float32)
+    maps[:4] = 1
+    logits = np.array([[20.0], [-20.0]], np.float32)
+    # Interpolated between the halves, nearly all weight is on the upper one.
+    assert attention_pool(maps, jnp.asarray(logits)) > 0.99
+
+
+def test_resize_interpolates_like_scipy():
+    import scipy.ndimage
+
+    maps = features(0, 6, 5)
+    expected = scipy.ndimage.zoom(
+        maps.astype(np.float64), (4, 3), order=1, mode="nearest", grid_mode=True
+    )
+    np.testing.assert_allclose(resize(maps, 24, 15), expected, atol=1e-6)  # float32
+
+
+def head_of(seed: int, n: int = 5) -> tuple[MonotoneHead, dict]:
+    head = MonotoneHead(initial=(1 / n,) * n, width=8)
+    params = head.init(jax.random.key(seed), jnp.zeros(n))["params"]
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda w: (w + rng.normal(size=w.shape)).astype(np.float32), params
+    )
+    return head, {"params": params}
+
+
+def test_the_untrained_head_is_the_weighted_sum_it_is_given():
+    weights = (0.1, 0.2, 0.7)
+    inputs = np.random.default_rng(0).random((4, 3)).astype(np.float32)
+    score, _ = MonotoneHead(initial=weights).init_with_output(
+        jax.random.key(0), jnp.asarray(inputs)
+    )
+    np.testing.assert_allclose(score, inputs @ np.array(weights), rtol=1e-6)  # float32
+
+
+def test_the_head_follows_its_equation():
+    head, variables = head_of(3)
+    inputs = np.random.default_rng(1).random((6, 5))
+    p = {k: np.asarray(v, np.float64) for k, v in variables["params"].items()}
+    p = {k: v if k == "bias" else np.maximum(v, 0) for k, v in p.items()}
+
+    def softplus(z):
+        return -scipy.special.log_expit(-z)
+
+    z = inputs @ p["kernel"]
+    convex = softplus(z + p["bias"]) - softplus(p["bias"])
+    concave = softplus(p["bias"]) - softplus(p["bias"] - z)
+    hidden = np.where(np.arange(8) % 2 == 0, convex, concave)
+    expected = inputs @ p["linear"] + hidden @ p["output"]
+    actual = head.apply(variables, jnp.asarray(inputs, jnp.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 50),
+    inputs=hnp.arrays(np.float32, 5, elements=st.floats(0, 1, width=32)),
+    more=hnp.arrays(np.float32, 5, elements=st.floats(0, 1, width=32)),
+)
+def test_any_head_is_monotone_and_zero_at_zero(seed, inputs, more):
+    head, variables = head_of(seed)
+    assert head.apply(variables, jnp.zeros(5)) == 0
+    low = head.apply(variables, jnp.asarray(inputs))
+    high = head.apply(variables, jnp.asarray(inputs + more))
+    assert low >= 0
+    assert high >= low * (1 - 1e-5) - 1e-6  # float32's rounding of equal values
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_heads_gradient_is_finite(value):
+    head, variables = head_of(0)
+    gradients = jax.grad(head.apply, argnums=(0, 1))(variables, jnp.full(5, value))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
