@@ -1,0 +1,223 @@
+"""Metric: a network and its variables in one value that compares images."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from spips_jax import backbones, images, weights
+from spips_jax.images import Images
+from spips_jax.spips import Comparison, Features, Spips
+
+MODELS = {f"spips-{network}": network for network in backbones.BACKBONES}
+"""Names of the SPIPS models and of the backbone that each stands on."""
+
+
+@flax.struct.dataclass(eq=False)  # compared and hashed by identity, like functions
+class Metric:
+    """A full-reference image quality metric.
+
+    A pytree whose leaves are its weights: it can be an argument of `jax.jit`,
+    `jax.grad`, `jax.vmap` or `jax.pmap`, be mapped by `jax.tree.map` and be saved in a
+    checkpoint. Calling it is pure and compiled on first use for each shape of images.
+
+    Images are arrays `(..., H, W, 3)`, H and W at least 32, RGB as stored. Floats lie
+    in `value_range`, uint8 means (0, 255). Leading dimensions broadcast, so one
+    reference can meet a batch. `spips_jax.images` states the contract in full.
+
+    Attributes:
+      variables: the network's Flax variables.
+      module: the network, with the methods `extract` and `compare` of
+        `spips_jax.spips.Spips`.
+      name: the model's name.
+    """
+
+    variables: Any
+    module: Any = flax.struct.field(pytree_node=False)
+    name: str = flax.struct.field(pytree_node=False, default="")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score means a better image; False for every distance."""
+        return self.module.higher_is_better
+
+    def __call__(
+        self,
+        reference: Images | Features,
+        distorted: Images,
+        *,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> jax.Array:
+        """Scores distorted images against their references.
+
+        Args:
+          reference: images `(..., H, W, 3)`, or what `features` returned for them.
+          distorted: images `(..., H, W, 3)`.
+          value_range: lowest and highest value of both, where they are floats.
+
+        Returns:
+          float32 `(...)`. Of SPIPS: exactly 0 for identical images, never negative,
+          larger is worse.
+
+        Raises:
+          ImageError: images that break the contract; see `images.check_images`.
+        """
+        return _score(*self._checked(reference, distorted, value_range))
+
+    def explain(
+        self,
+        reference: Images | Features,
+        distorted: Images,
+        *,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Comparison:
+        """Scores as `__call__` does, and returns the parts the score is made of.
+
+        Returns:
+          A `Comparison`: `score`, the score of each stream alone in `streams`, and
+          `maps` at the images' size. Of SPIPS, the maps named after a tap, "psnr",
+          "ssim" and "ms_ssim" are the head's inputs, each in [0, 1]; "perceptual",
+          "semantic", "classical" and "fused" are the head applied at every pixel, in
+          the unit of the score.
+        """
+        return _explain(*self._checked(reference, distorted, value_range))
+
+    def features(
+        self,
+        reference: Images,
+        *,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Features:
+        """Returns what stands in for `reference` in later calls, to the same score.
+
+        Comparing one reference with many images this way runs the network once an
+        image instead of twice.
+        """
+        images.check_images(reference, value_range=value_range, name="reference")
+        return _features(self, images.to_unit_range(reference, value_range=value_range))
+
+    def _checked(
+        self,
+        reference: Images | Features,
+        distorted: Images,
+        value_range: tuple[float, float],
+    ) -> tuple[Metric, jax.Array | Features, jax.Array]:
+        """Both images checked and in [0, 1]."""
+        images.check_images(distorted, value_range=value_range, name="distorted")
+        unit_range = partial(images.to_unit_range, value_range=value_range)
+        if isinstance(reference, Features):
+            images.check_same_size(reference.image.shape, distorted.shape)
+            return self, reference, unit_range(distorted)
+        images.check_images(reference, value_range=value_range, name="reference")
+        images.check_same_size(reference.shape, distorted.shape)
+        return self, unit_range(reference), unit_range(distorted)
+
+
+@jax.jit
+def _features(metric: Metric, reference: jax.Array) -> Features:
+    return metric.module.apply(metric.variables, reference, method="extract")
+
+
+@jax.jit
+def _score(
+    metric: Metric, reference: jax.Array | Features, distorted: jax.Array
+) -> jax.Array:
+    return _compare(metric, reference, distorted).score
+
+
+@jax.jit
+def _explain(
+    metric: Metric, reference: jax.Array | Features, distorted: jax.Array
+) -> Comparison:
+    return _compare(metric, reference, distorted)
+
+
+def _compare(
+    metric: Metric, reference: jax.Array | Features, distorted: jax.Array
+) -> Comparison:
+    extract = partial(metric.module.apply, metric.variables, method="extract")
+    if isinstance(reference, Features):
+        first, second = reference, extract(distorted)
+    elif reference.shape == distorted.shape:
+        # One pass over both: devices prefer one batch of two to two of one.
+        both = extract(jnp.stack([reference, distorted]))
+        first = jax.tree.map(lambda x: x[0], both)
+        second = jax.tree.map(lambda x: x[1], both)
+    else:
+        first, second = extract(reference), extract(distorted)
+    batch = jnp.broadcast_shapes(first.image.shape[:-3], second.image.shape[:-3])
+    first, second = (
+        jax.tree.map(lambda x: jnp.broadcast_to(x, batch + x.shape[-3:]), features)
+        for features in (first, second)
+    )
+    comparison = metric.module.apply(metric.variables, first, second, method="compare")
+    if metric.higher_is_better:
+        return comparison
+    # Distances of identical images are 0 by the formula. Compilers may round the same
+    # features of two images differently, by their place in a batch: make it exact.
+    differ = jnp.any(first.image != second.image, axis=(-3, -2, -1))
+
+    def exact(x: jax.Array) -> jax.Array:
+        keep = differ.reshape(differ.shape + (1,) * (x.ndim - differ.ndim))
+        return jnp.where(keep, x, 0.0)
+
+    return jax.tree.map(exact, comparison)
+
+
+def load(
+    name: str = "spips-alexnet",
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Metric:
+    """Loads a SPIPS model.
+
+    Args:
+      name: one of "spips-alexnet", "spips-squeezenet", "spips-vgg16", "spips-vgg19".
+      weights: the backbone's file, as `python -m weights_convert` writes it; by
+        default `alexnet.safetensors` and so on in the cache folder (SPIPS_HOME, else
+        ~/.cache/spips_jax).
+      dtype: of the backbone's arithmetic; float32 for scores to report, bfloat16 where
+        speed counts more.
+
+    Returns:
+      The metric. Its streams, fusion and head are untrained: uniform.
+
+    Raises:
+      ValueError: there is no model of that name.
+      WeightsError: the file is missing, damaged or another network's; the message says
+        what to run.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not one of {', '.join(MODELS)}")
+    network = MODELS[name]
+    backbone = read_network(network, weights)
+    module = Spips(backbone=backbones.build(network, dtype=dtype))
+    params = {**_untrained(module), "backbone": backbone}
+    return Metric(variables={"params": params}, module=module, name=name)
+
+
+def _untrained(module: Spips) -> dict[str, Any]:
+    """Initial parameters of all but the backbone, which is never run for it."""
+    key = jax.random.key(0)
+    image = jnp.zeros((images.MIN_SIZE, images.MIN_SIZE, 3))
+    features, _ = jax.eval_shape(
+        partial(module.init_with_output, method="extract"), key, image
+    )
+    features = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+    init = jax.jit(partial(module.init, method="compare"))
+    return init(key, features, features)["params"]
+
+
+def read_network(
+    network: str, path: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Reads weights as JAX arrays from `path`, by default from the cache folder."""
+    path = path or weights.weights_path(network)
+    return jax.tree.map(jnp.asarray, weights.read_weights(path, network=network))
