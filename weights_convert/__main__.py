@@ -1,0 +1,3 @@
+from weights_convert.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""Downloads torchvision's weight files: over https, resumable, checked, atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http
+import http.client
+import pathlib
+import re
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from spips_jax.weights import WeightsError
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+URLS = {
+    "vgg16": f"{_TORCHVISION}vgg16-397923af.pth",
+    "vgg19": f"{_TORCHVISION}vgg19-dcbb9e9d.pth",
+    "alexnet": f"{_TORCHVISION}alexnet-owt-7be5be79.pth",
+    "squeezenet": f"{_TORCHVISION}squeezenet1_1-b8a52dc0.pth",
+}
+_LPIPS = (
+    "lpips/weights/v0.1/{}.pth of https://github.com/richzhang/PerceptualSimilarity "
+    "(also in the PyPI package lpips)"
+)
+ORIGINS = {
+    "lpips-alexnet": _LPIPS.format("alex"),
+    "lpips-vgg16": _LPIPS.format("vgg"),
+    "lpips-squeezenet": _LPIPS.format("squeeze"),
+    "dists": "DISTS_pytorch/weights.pt of https://github.com/dingkeyan93/DISTS "
+    "(also in the PyPI package dists-pytorch)",
+}
+_CHUNK_SIZE = 1 << 20
+_TIMEOUT_S = 30
+
+
+def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
+    """The weights file of `network` in `folder`, downloaded if it isn't there yet.
+
+    Raises:
+      WeightsError: `network` has no download, or the download failed.
+    """
+    if network not in URLS:
+        raise WeightsError(
+            f"{network} has no download: get {ORIGINS[network]} and give it as --source"
+        )
+    return download(URLS[network], folder)
+
+
+def download(url: str, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads `url` into `folder` and returns the file.
+
+    The file's name ends with the first digits of its SHA-256, as torchvision's do; a
+    file that is there and has them isn't downloaded again. What arrives is kept under
+    `<name>.part` until it is complete, and a later call goes on from there.
+
+    Raises:
+      WeightsError: the server can't be reached or breaks off, or the digest differs.
+    """
+    _check_scheme(url)
+    path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    part = path.with_name(f"{path.name}.part")
+    if _digest_error(path, path.name) is None:
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A complete part is what an interruption before the renaming leaves.
+        if _digest_error(part, path.name) is not None:
+            _receive(url, part)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise WeightsError(
+            f"{url}: the server answers {error.code} {error.reason}; get the file some "
+            "other way and give it as --source"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(f"{url}: {reason}; run it again to go on") from error
+    if problem := _digest_error(part, path.name):
+        part.unlink()
+        raise WeightsError(f"{url}: {problem}; removed, run it again")
+    part.replace(path)
+    return path
+
+
+def _check_scheme(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    loopback = parts.hostname in ("127.0.0.1", "localhost")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise WeightsError(f"{url}: refused, weights are downloaded over https only")
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but not out of https."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _digest_error(path: pathlib.Path, name: str) -> str | None:
+    """What is wrong with the file for one called `name`; None if nothing."""
+    if not path.is_file():
+        return "no such file"
+    match = re.search(r"-([0-9a-f]{8,64})\.", name)
+    if match is None:
+        raise ValueError(f"{name} has no digest in it")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest.startswith(match[1]):
+        return None
+    return f"its SHA-256 is {digest}, which should begin with {match[1]}"
+
+
+def _receive(url: str, part: pathlib.Path) -> None:
+    """Downloads `url` to `part`, going on behind what is there."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    opener = urllib.request.build_opener(_HttpsRedirects)
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = opener.open(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        # The file ends at or before `start` and the part isn't it.
+        error.close()
+        part.unlink()
+        return _receive(url, part)
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0  # a server that ignores Range sends the whole file
+        elif not response.headers.get("Content-Range", "").startswith(
+            f"bytes {start}-"
+        ):
+            raise OSError(f"asked for bytes {start}-, got {dict(response.headers)}")
+        total = None if response.length is None else start + response.length
+        print(f"downloading {url}", file=sys.stderr)
+        with (
+            part.open("r+b" if start else "wb") as file,
+            _progress(start, total) as bar,
+        ):
+            file.seek(start)
+            while chunk := response.read(_CHUNK_SIZE):
+                file.write(chunk)
+                bar(len(chunk))
+            received = file.tell()
+    if total is not None and received < total:
+        raise OSError(f"the connection broke off after {received} of {total} bytes")
+
+
+@contextlib.contextmanager
+def _progress(start: int, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, advanced by calling it; nothing without rich or a terminal."""
+    try:
+        from rich import console, progress
+    except ImportError:
+        yield lambda num_bytes: None
+        return
+    columns = (
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    screen = console.Console(stderr=True)
+    with progress.Progress(
+        *columns, console=screen, disable=not screen.is_terminal
+    ) as bars:
+        task = bars.add_task("", total=total, completed=start)
+        yield functools.partial(bars.advance, task)
