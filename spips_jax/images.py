@@ -25,7 +25,7 @@ import numpy as np
 MIN_SIZE = 32
 """Smallest height and width, in pixels: below it AlexNet's last features vanish."""
 
-OVERSHOOT = 0.25
+OVERSHOOT = 0.5
 """How far values may lie outside `value_range`, as a share of its width.
 
 Resampling filters and generative models overshoot a little, and their gradients must

@@ -1,0 +1,245 @@
+"""The command line as a person and as a program would use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import spips_jax
+from spips_jax.cli import main
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, random_weights):
+    """A cache folder that holds AlexNet, and a working folder with images."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "alexnet.safetensors").symlink_to(random_weights("alexnet"))
+    monkeypatch.setenv("SPIPS_HOME", str(home))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    yield home
+    jax.config.update("jax_compilation_cache_dir", None)  # which the command sets
+
+
+def save(path: str | Path, *, seed: int = 0, size: tuple[int, int] = (48, 40)) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def json_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_two_files_give_the_metrics_score(home, capsys, random_metric):
+    reference, distorted = save("a.png"), save("b.png", seed=1)
+    assert main(["score", reference, distorted, "--json"]) == 0
+    (row,) = json_lines(capsys.readouterr().out)
+    expected = random_metric("alexnet")(
+        *(spips_jax.read_image(path) for path in (reference, distorted))
+    )
+    assert row == {
+        "reference": "a.png",
+        "distorted": "b.png",
+        "model": "spips-alexnet",
+        "score": pytest.approx(float(expected), rel=1e-5),  # another program
+    }
+
+
+def test_a_pipe_gets_a_table_of_tabs(home, capsys):
+    assert main(["score", save("a.png"), save("a copy.png"), "--model", "psnr"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "reference\tdistorted\tpsnr",
+        "a.png\ta copy.png\t100.000000",
+    ]
+    assert err == ""
+
+
+def test_a_terminal_gets_a_table_that_tells_the_direction(home, capsys, monkeypatch):
+    import rich.console
+
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    assert main(["score", save("a.png"), save("b.png"), "--model", "ssim"]) == 0
+    out = capsys.readouterr().out
+    assert "ssim" in out
+    assert "higher is better" in out
+
+
+def test_folders_match_by_name_then_by_stem(home, capsys):
+    for name in ("one.png", "two.png", "three.png", "three.bmp", "unused.png"):
+        save(f"ref/{name}")
+    for name in ("one.png", "two.jpg", "three.jpg", "four.png"):
+        save(f"dist/{name}", seed=1)
+    Path("dist/notes.txt").write_text("not an image, and not named as one")
+    code = main(["score", "ref", "dist", "--model", "psnr", "--json"])
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert {(row["reference"], row["distorted"]) for row in json_lines(out)} == {
+        ("ref/one.png", "dist/one.png"),
+        ("ref/two.png", "dist/two.jpg"),
+    }
+    assert err.splitlines() == [
+        "error: dist/four.png: no image of this name in ref",
+        "error: dist/three.jpg: both three.bmp and three.png in ref could be meant",
+    ]
+
+
+def test_one_reference_meets_a_folder(home, capsys):
+    save("dist/a.png", seed=1)
+    save("dist/b.png", seed=2)
+    assert main(["score", save("ref.png"), "dist", "--model", "psnr", "--json"]) == 0
+    rows = json_lines(capsys.readouterr().out)
+    assert [row["distorted"] for row in rows] == ["dist/a.png", "dist/b.png"]
+    assert rows[0]["score"] != rows[1]["score"]
+
+
+def test_a_list_of_pairs_goes_on_past_bad_ones(home, capsys):
+    save("set/a.png")
+    save("set/b.png", seed=1)
+    save("set/wide.png", size=(50, 40))
+    Path("set/broken.png").write_text("broken")
+    Path("set/pairs.csv").write_text(
+        "distorted,reference,mos\n"
+        "b.png,a.png,3\n"
+        "wide.png,a.png,3\n"
+        "broken.png,a.png,3\n"
+        "nowhere.png,a.png,3\n"
+        ",a.png,3\n"
+        "a.png,a.png,5\n"
+    )
+    command = ["score", "--pairs", "set/pairs.csv", "--json", "--model", "psnr"]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    rows = json_lines(out)
+    assert [row["score"] is not None for row in rows] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert "reference is 48x40 (width x height), distorted is 50x40" in rows[1]["error"]
+    assert rows[1]["error"].startswith("set/a.png, set/wide.png: ")
+    assert rows[2]["error"].startswith("set/broken.png: not an image")
+    assert rows[3]["error"].startswith("set/nowhere.png: no such file")
+    assert "set/pairs.csv: line 6: reference or distorted is empty" in err
+    assert len(err.splitlines()) == 4
+    assert all(line.startswith("error: ") for line in err.splitlines())
+
+
+def test_maps_are_pictures_with_names_of_their_own(home, capsys):
+    save("ref/a.png")
+    save("dist/1/a.png", seed=1)
+    save("dist/2/a.png", seed=2)
+    Path("pairs.csv").write_text(
+        "reference,distorted\nref/a.png,dist/1/a.png\nref/a.png,dist/2/a.png\n"
+    )
+    assert main(["score", "--pairs", "pairs.csv", "--json", "--maps", "maps"]) == 0
+    rows = json_lines(capsys.readouterr().out)
+    assert [row["maps"] for row in rows] == ["maps/a.png", "maps/a-2.png"]
+    for row in rows:
+        with Image.open(row["maps"]) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 500
+        parts = row["perceptual"] + row["semantic"] + row["classical"]
+        assert parts == pytest.approx(row["score"], rel=1e-5)  # float32 sums
+    assert sorted(path.name for path in Path("maps").iterdir()) == ["a-2.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score"], "give REFERENCE and DISTORTED, or --pairs CSV"),
+        (["score", "a.png"], "give REFERENCE and DISTORTED"),
+        (["score", "a.png", "b.png", "--pairs", "p.csv"], "not both"),
+        (["score", "a.png", "nowhere.png"], "nowhere.png: no such file"),
+        (["score", "nowhere.png", "a.png"], "nowhere.png: no such file"),
+        (["score", ".", "a.png"], "is a folder"),
+        (["score", "a.png", "empty"], "empty: holds no image file"),
+        (["score", "--pairs", "nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["score", "--pairs", "a.png"], "a.png: cannot be read as a CSV file"),
+        (["score", "--pairs", "bad.csv"], "bad.csv: line 1 names the columns"),
+        (["score", "a.png", "b.png", "--model", "vif"], "'vif' is not one of spips-"),
+        (
+            ["score", "a.png", "b.png", "--model", "spips-vgg16"],
+            "weights_convert vgg16",
+        ),
+        (["score", "a.png", "b.png", "--weights", "a.png"], "not a whole safetensors"),
+        (["score", "a.png", "b.png", "--model", "psnr", "--head", "x"], "no weights"),
+        (
+            ["score", "a.png", "b.png", "--head", "x"],
+            "spips-alexnet has no second file",
+        ),
+        (["score", "a.png", "b.png", "--maps", "a.png"], "a.png: cannot be made"),
+    ],
+)
+def test_wrong_calls_are_one_line_and_exit_code_2(home, capsys, arguments, message):
+    save("a.png")
+    save("b.png")
+    Path("empty").mkdir()
+    Path("bad.csv").write_text("left,right\n1,2\n")
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_weights_of_another_network_are_refused(home, capsys, random_weights):
+    path = str(random_weights("squeezenet"))
+    assert main(["score", save("a.png"), save("b.png"), "--weights", path]) == 2
+    assert "holds squeezenet, wanted alexnet" in capsys.readouterr().err
+
+
+def test_unknown_options_are_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["score", "--fast"])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err == "error: unrecognized arguments: --fast (see spips --help)\n"
+
+
+def test_models_are_listed_with_how_to_get_them(home, capsys):
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert "14,714,688" in text
+    assert "relu1_2 relu2_2 relu3_3 | relu4_3 relu5_3" in text
+    assert "python -m weights_convert vgg16" in text
+    assert main(["models", "--json"]) == 0
+    models = {row["model"]: row for row in json_lines(capsys.readouterr().out)}
+    assert models["spips-alexnet"]["files"][0]["there"]
+    assert not models["spips-vgg16"]["files"][0]["there"]
+    assert models["lpips-alexnet"]["files"][1]["command"].endswith("--source FILE")
+    assert models["psnr"]["files"] == []
+    assert set(models) >= {"spips-vgg19", "spips-squeezenet", "dists", "ms-ssim"}
+
+
+def test_the_module_is_the_command(home):
+    save("a.png")
+    result = subprocess.run(
+        [sys.executable, "-m", "spips_jax", "score", "a.png", "a.png", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["score"] == 0
+    assert result.stderr == ""
+
+
+def test_help_shows_how_to_call(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "spips score photo.png photo.jpg" in capsys.readouterr().out
