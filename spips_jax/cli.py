@@ -245,7 +245,9 @@ def _print_table(rows: Sequence[dict[str, Any]], model: metric.Metric) -> None:
         for row in scored:
             print(row["reference"], row["distorted"], f"{row['score']:.6f}", sep="\t")
         return
-    table = Table("reference", "distorted")
+    table = Table()
+    for column in ("reference", "distorted"):
+        table.add_column(column, overflow="fold")  # names in full, over several lines
     table.add_column(model.name, justify="right")
     for row in scored:
         table.add_row(row["reference"], row["distorted"], f"{row['score']:.4f}")
@@ -419,7 +421,7 @@ def _models(args: argparse.Namespace) -> int:
             row["model"],
             f"{row['parameters']:,}",
             " | ".join(" ".join(taps) for taps in row["taps"]),
-            f"no {', '.join(missing)}" if missing else "there",
+            _state(row["files"], missing),
             "\n".join(weights.command_for(network) for network in missing),
         )
     console = Console(highlight=False, markup=False)
@@ -428,6 +430,12 @@ def _models(args: argparse.Namespace) -> int:
     console.print(table)
     console.print(f"weights are looked for in {weights.cache_folder()}")
     return 0
+
+
+def _state(files: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+    if missing:
+        return f"no {', '.join(missing)}"
+    return "there" if files else "none needed"
 
 
 def _networks(name: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spips_jax import classical
 from spips_jax.head import Attention, MonotoneHead, attention_pool, resize
@@ -85,19 +86,16 @@ class Spips(nn.Module):
         self.perceptual = FeatureStream(taps=tuple(self.backbone.perceptual))
         self.semantic = FeatureStream(taps=tuple(self.backbone.semantic))
         self.attention = Attention()
-        initial = [
-            1.0 / len(STREAMS) / len(names)
-            for names in self._inputs().values()
-            for _ in names
-        ]
+        streams = list(self._inputs().values())
+        initial = [1.0 / len(STREAMS) / streams.count(stream) for stream in streams]
         self.head = MonotoneHead(initial=tuple(initial), width=self.width)
 
-    def _inputs(self) -> dict[str, tuple[str, ...]]:
-        """The names of the head's inputs, in order, by stream."""
+    def _inputs(self) -> dict[str, str]:
+        """The head's inputs in order: the name of a map, and the stream it is of."""
         return {
-            "perceptual": tuple(self.backbone.perceptual),
-            "semantic": tuple(self.backbone.semantic),
-            "classical": CLASSICAL,
+            **dict.fromkeys(self.backbone.perceptual, "perceptual"),
+            **dict.fromkeys(self.backbone.semantic, "semantic"),
+            **dict.fromkeys(CLASSICAL, "classical"),
         }
 
     def extract(self, images: jax.Array) -> Features:
@@ -115,13 +113,14 @@ class Spips(nn.Module):
         # rectified features is 2/C. So a map starts as 1 - cosine similarity.
         maps = {tap: d * (reference.taps[tap].shape[-1] / 2) for tap, d in deep.items()}
         maps |= classical.quality_maps(reference.image, distorted.image)
+        names = list(self._inputs())
 
         logits = self.attention(reference.taps[self.backbone.semantic[-1]])
-        pooled = [attention_pool(maps[name], logits) for name in maps]
-        height, width = reference.image.shape[-3:-1]
-        sized = {name: resize(q, height, width) for name, q in maps.items()}
+        pooled = [attention_pool(maps[name], logits) for name in names]
         scores = self._judge(jnp.stack(pooled, axis=-1))
-        fused = self._judge(jnp.stack([sized[name] for name in maps], axis=-1))
+        height, width = reference.image.shape[-3:-1]
+        sized = {name: resize(maps[name], height, width) for name in names}
+        fused = self._judge(jnp.stack(list(sized.values()), axis=-1))
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**sized, **fused}
         )
@@ -129,14 +128,10 @@ class Spips(nn.Module):
     def _judge(self, inputs: jax.Array) -> dict[str, jax.Array]:
         """The head on inputs `(..., n)`: on all, and on each stream alone."""
         judged = {"fused": self.head(inputs)}
-        start = 0
-        for stream, names in self._inputs().items():
-            chosen = (jnp.arange(inputs.shape[-1]) >= start) & (
-                jnp.arange(inputs.shape[-1]) < start + len(names)
-            )
+        for stream in STREAMS:
+            chosen = np.array([of == stream for of in self._inputs().values()])
             chosen = chosen.reshape((1,) * (inputs.ndim - 1) + chosen.shape)
             judged[stream] = self.head(jnp.where(chosen, inputs, 0.0))
-            start += len(names)
         return judged
 
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:

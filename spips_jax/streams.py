@@ -30,7 +30,8 @@ def difference_map(
     reference: jax.Array, distorted: jax.Array, weight: jax.Array
 ) -> jax.Array:
     """`D(p) = sum_c w_c (x_c(p) - y_c(p))^2`, `(..., h, w, C)` to `(..., h, w)`."""
-    # A product with a vector: XLA's CPU sums over the last axis take half as long again.
+    # A product with a vector: on CPUs XLA's sum over the last axis takes half as long
+    # again, and the broadcast weight keeps it from fusing.
     return jnp.matmul(
         jnp.square(reference - distorted), weight, precision=jax.lax.Precision.HIGHEST
     )

@@ -4,8 +4,8 @@ F(4, 3) computes four outputs of a three-tap filter with six products instead of
 (Winograd 1980; for networks Lavin & Gray, "Fast algorithms for convolutional neural
 networks", arXiv 1509.09308). It is applied to the rows alone, where it halves the
 products. Nested over rows and columns it would quarter them, but on CPUs the time goes
-into moving the transformed tiles: no faster, four times as long to compile and twice
-the rounding error.
+into moving the transformed tiles: a twentieth faster, four times as long to compile,
+twice the rounding error.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _winograd(images: jax.Array, kernel: jax.Array) -> jax.Array:
     inner = [row.reshape(n, tiles, width, channels) for row in rows]
     patch = [_shift(inner[3], 1), *inner, _shift(inner[0], -1)]
     # A product of matrices, though sums would do: XLA fuses sums into the transposition
-    # of the kernel that the gradient needs, at thirty times its cost.
+    # of the kernel that the gradient needs, at twenty times its cost.
     kernels = jnp.tensordot(KERNEL, kernel, 1, precision=jax.lax.Precision.HIGHEST)
     products = [
         _convolve(row, kernels[i : i + 1], padding=((0, 0), (1, 1)))

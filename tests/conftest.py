@@ -13,6 +13,7 @@ import spips_jax
 from spips_jax import backbones, weights
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
