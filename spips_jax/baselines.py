@@ -46,11 +46,11 @@ class Lpips(nn.Module):
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         maps = self.stream(reference.taps, distorted.taps)
-        score = sum((d.mean((-2, -1)) for d in maps.values()), start=jnp.zeros(()))
+        score = sum((d.mean((-2, -1)) for d in maps.values()), start=jnp.float32(0))
         sized = {
             tap: resize(d, *reference.image.shape[-3:-1]) for tap, d in maps.items()
         }
-        fused = sum(sized.values(), start=jnp.zeros(()))
+        fused = sum(sized.values(), start=jnp.float32(0))
         return Comparison(score=score, streams={}, maps={**sized, "fused": fused})
 
 
@@ -91,12 +91,13 @@ class Dists(nn.Module):
 
     @nn.compact
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        similarity, total = jnp.zeros(()), jnp.zeros(())
+        similarity = total = jnp.float32(0)
         for tap, x in reference.taps.items():
             y = distorted.taps[tap]
             shape = (x.shape[-1],)
-            alpha = self.param(f"alpha_{tap}", nn.initializers.constant(0.1), shape)
-            beta = self.param(f"beta_{tap}", nn.initializers.constant(0.1), shape)
+            initial = nn.initializers.constant(0.1)
+            alpha = self.param(f"alpha_{tap}", initial, shape, jnp.float32)
+            beta = self.param(f"beta_{tap}", initial, shape, jnp.float32)
             mean_x = x.mean((-3, -2), keepdims=True)
             mean_y = y.mean((-3, -2), keepdims=True)
             var_x = jnp.square(x - mean_x).mean((-3, -2))

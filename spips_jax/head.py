@@ -69,9 +69,10 @@ class MonotoneHead(nn.Module):
         n = len(self.initial)
         batch = (1,) * (inputs.ndim - 1)
         linear = self.param("linear", lambda _: jnp.asarray(self.initial, jnp.float32))
-        kernel = self.param("kernel", nn.initializers.uniform(2.0 / n), (n, self.width))
-        bias = self.param("bias", nn.initializers.normal(1.0), (self.width,))
-        output = self.param("output", nn.initializers.zeros, (self.width,))
+        init, width, dtype = nn.initializers, (self.width,), jnp.float32
+        kernel = self.param("kernel", init.uniform(2.0 / n), (n, *width), dtype)
+        bias = self.param("bias", init.normal(1.0), width, dtype)
+        output = self.param("output", init.zeros, width, dtype)
 
         linear, kernel, output = (jnp.maximum(w, 0.0) for w in (linear, kernel, output))
         bias = bias.reshape(*batch, self.width)

@@ -144,6 +144,11 @@ def _compare(
     extract = partial(metric.module.apply, metric.variables, method="extract")
     if isinstance(reference, Features):
         first, second = reference, extract(distorted)
+        if first.taps.keys() != second.taps.keys():
+            raise ValueError(
+                f"features of {sorted(first.taps)} are another metric's: {metric.name}"
+                f" compares {sorted(second.taps)}; use its own"
+            )
     elif reference.shape == distorted.shape:
         # One pass over both: devices prefer one batch of two to two of one.
         both = extract(jnp.stack([reference, distorted]))
@@ -206,7 +211,7 @@ def load(
 def _untrained(module: Spips) -> dict[str, Any]:
     """Initial parameters of all but the backbone, which is never run for it."""
     key = jax.random.key(0)
-    image = jnp.zeros((images.MIN_SIZE, images.MIN_SIZE, 3))
+    image = jnp.zeros((images.MIN_SIZE, images.MIN_SIZE, 3), jnp.float32)
     features, _ = jax.eval_shape(
         partial(module.init_with_output, method="extract"), key, image
     )

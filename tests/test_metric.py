@@ -166,6 +166,15 @@ def test_value_ranges_give_one_score(random_metric, pair):
         )
 
 
+def test_float64_mode_changes_no_dtype(random_weights, pair):
+    path = random_weights("alexnet")
+    reference, distorted = (image.astype(np.float64) for image in pair(*SIZE))
+    with jax.enable_x64(True):
+        metric = spips_jax.load("spips-alexnet", weights=path)
+        values = metric, metric.explain(reference, distorted)
+    assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {jnp.dtype("float32")}
+
+
 @networks
 def test_bfloat16_is_close(random_metric, network, pair):
     reference, distorted = pair(2, *SIZE)
@@ -345,6 +354,13 @@ def test_bad_arrays_are_refused_before_any_work(random_metric, pair):
         metric.features(reference[:, :20])
     with pytest.raises(TypeError, match="positional"):
         metric(reference, distorted, (0, 1))
+
+
+def test_features_of_another_metric_are_refused(random_metric, pair):
+    reference, distorted = pair(*SIZE)
+    features = random_metric("squeezenet").features(reference)
+    with pytest.raises(ValueError, match=r"'fire3'.*spips-alexnet compares \['relu1'"):
+        random_metric("alexnet")(features, distorted)
 
 
 def test_loading_says_what_to_run(tmp_path, monkeypatch, random_weights):
