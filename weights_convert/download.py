@@ -81,7 +81,9 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise WeightsError(f"{url}: {reason}; run it again to go on") from error
+        raise WeightsError(
+            f"{url}: {reason}; run it again to go on, or give the file as --source"
+        ) from error
     if problem := _digest_error(part, path.name):
         part.unlink()
         raise WeightsError(f"{url}: {problem}; removed, run it again")
