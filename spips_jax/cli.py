@@ -141,6 +141,8 @@ def _score(args: argparse.Namespace) -> int:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if args.maps is not None and args.model == "dists":
+        raise CommandError("--maps: dists compares whole images, it has no maps")
     pairs, problems = _find_pairs(args)
     model = _load(args.model, args.weights, args.head)
     map_files = _map_files(pairs, args.maps)

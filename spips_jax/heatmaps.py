@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spips_jax.files import replacing
 from spips_jax.spips import STREAMS, Comparison
 
 
@@ -41,9 +40,10 @@ def write_heat_maps(
     columns = 3
     rows = -(-(2 + len(maps)) // columns)
     height, width = reference.shape[:2]
-    panel = 3.6
+    aspect = min(max(height / width, 0.3), 3.0)  # strips get margins, not endless pages
+    panel = 3.6  # inches
     figure = Figure(
-        figsize=(columns * panel + 0.9, rows * (panel * height / width + 0.35) + 0.5),
+        figsize=(columns * panel + 0.9, rows * (panel * aspect + 0.35) + 0.5),
         dpi=120,
         layout="constrained",
     )
@@ -67,12 +67,5 @@ def write_heat_maps(
         bar.set_label("difference at each pixel, 0 is none")
     figure.suptitle(title, fontsize=11)
 
-    path = Path(path)
-    handle, partial_path = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    os.close(handle)
-    try:
-        canvas.print_png(partial_path)
-        os.replace(partial_path, path)
-    except BaseException:
-        Path(partial_path).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        canvas.print_png(partial)

@@ -9,7 +9,6 @@ HWIO. The header's metadata says which network it is and where it came from.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from spips_jax import backbones
+from spips_jax.files import replacing
 from spips_jax.images import MIN_SIZE
 
 FORMAT = "spips-jax"
@@ -110,21 +110,10 @@ def write_weights(
     }
     _check_shapes(path, _flat_shapes(params), network)
     header = {"format": FORMAT, "version": VERSION, "network": network}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, so that the rename is atomic.
-    handle, partial_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as partial:
         safetensors.numpy.save_file(
-            flat, partial_path, metadata={**(metadata or {}), **header}
+            flat, partial, metadata={**(metadata or {}), **header}
         )
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial_path, 0o666 & ~umask)  # mkstemp's file is the owner's alone
-        os.replace(partial_path, path)
-    except BaseException:
-        Path(partial_path).unlink(missing_ok=True)
-        raise
 
 
 def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any]:

@@ -182,6 +182,7 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
             "spips-alexnet has no second file",
         ),
         (["score", "a.png", "b.png", "--maps", "a.png"], "a.png: cannot be made"),
+        (["score", "a.png", "b.png", "--maps", "m", "--model", "dists"], "no maps"),
     ],
 )
 def test_wrong_calls_are_one_line_and_exit_code_2(home, capsys, arguments, message):
