@@ -214,11 +214,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
                 " flatten it onto the background that it will be seen on"
             )
     array = np.array(image.convert("RGB"))
-    for side, length in zip(("height", "width"), array.shape, strict=False):
-        if length < MIN_SIZE:
-            raise ImageError(
-                f"{path}: {side} {length} is below the {MIN_SIZE} that SPIPS needs"
-            )
+    check_images(array, name=str(path))
     return array
 
 
