@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.name not in ("PIL", "rich", "matplotlib"):
                 raise
             raise CommandError(
-                f"{error.name} is not installed: pip install 'spips-jax[cli]'"
+                f"{error.name} is not installed: install spips-jax with the extra [cli]"
             ) from None
     except (CommandError, weights.WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -142,8 +142,8 @@ def _compare(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> Comparison:
     extract = partial(metric.module.apply, metric.variables, method="extract")
-    # Apart, not as one batch: scoring takes as long, and the gradient in one image, what
-    # a loss needs, does not run back through the other, which saves a third.
+    # Apart, not as one batch: scoring takes as long, and the gradient in one image
+    # alone, a loss's, does not run back through the other. That saves a third.
     first = reference if isinstance(reference, Features) else extract(reference)
     second = extract(distorted)
     if first.taps.keys() != second.taps.keys():
