@@ -108,7 +108,7 @@ def write_weights(
         name: np.ascontiguousarray(tensor)
         for name, tensor in traverse_util.flatten_dict(dict(params), sep=".").items()
     }
-    _check_shapes(path, _flat_shapes(params), network)
+    _check_shapes(path, {name: x.shape for name, x in flat.items()}, network)
     header = {"format": FORMAT, "version": VERSION, "network": network}
     with replacing(path) as partial:
         safetensors.numpy.save_file(

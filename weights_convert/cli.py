@@ -11,7 +11,13 @@ from typing import NoReturn
 
 import safetensors
 
-from spips_jax.weights import WeightsError, cache_folder, weights_path, write_weights
+from spips_jax.weights import (
+    NETWORKS,
+    WeightsError,
+    cache_folder,
+    weights_path,
+    write_weights,
+)
 from weights_convert import download, networks, torch_twin, verify
 
 EXIT_DIFFERENT = 1
@@ -46,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "network",
-        choices=networks.NETWORKS,
+        choices=NETWORKS,
         metavar="NETWORK",
-        help=", ".join(networks.NETWORKS),
+        help=", ".join(NETWORKS),
     )
     parser.add_argument(
         "--source",

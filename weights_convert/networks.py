@@ -16,12 +16,11 @@ import numpy as np
 from flax import traverse_util
 
 from spips_jax import backbones
-from spips_jax.weights import WeightsError, expected_shapes
+from spips_jax.weights import NETWORKS, WeightsError, expected_shapes
 from weights_convert import reader
 
-BACKBONES = ("vgg16", "vgg19", "alexnet", "squeezenet")
-HEADS = ("lpips-alexnet", "lpips-vgg16", "lpips-squeezenet", "dists")
-NETWORKS = BACKBONES + HEADS
+BACKBONES = tuple(backbones.BACKBONES)
+HEADS = tuple(network for network in NETWORKS if network not in BACKBONES)
 
 _CLASSIFIER_LAYERS = {
     "vgg16": (0, 3, 6),
