@@ -24,3 +24,25 @@ def test_the_first_example_prints_its_number(real_weights, tmp_path, monkeypatch
 
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) < 250
+
+
+def test_the_data_example_prints_its_line(tmp_path, monkeypatch):
+    text = README.read_text()
+    (commands,) = re.findall(r"```bash\n(python -m spips_jax.data.*?)```", text, re.S)
+    (example,) = re.findall(
+        r"```python\n(from spips_jax import data.*?)```", text, re.S
+    )
+    printed = re.search(r"prints `(\(8.*?)`", text)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for command in commands.splitlines():
+        words = command.partition("#")[0].split()
+        if "tid2013" not in words:  # that one needs a download
+            subprocess.run(
+                [sys.executable, *words[1:]], capture_output=True, check=True
+            )
+    assert (tmp_path / "synthetic-scenes.png").is_file()
+    result = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == printed[1]

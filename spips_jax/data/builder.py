@@ -1,0 +1,458 @@
+"""What all IQA dataset builders share: the card, the rows, the checks, the writing.
+
+A set is a TFDS builder that writes ArrayRecord files without TensorFlow. Each subclass
+says what the set is (`CARD`) and turns the set's official folder into rows
+(`read_rows`); the rest is here:
+
+- every image named by a row is looked for before anything is written, and is decoded,
+  checked and compared in size with its reference while it is written;
+- image files are stored as they are (bytes of a PNG, BMP or JPEG) where their pixels
+  are RGB as stored, and otherwise as a PNG of the pixels that `read_image` gives;
+- beside the records stands `index.csv`: one line an example, in the order of the
+  records, with everything but the images. Splits, folds and tables need only it.
+"""
+
+from __future__ import annotations
+
+import abc
+import csv
+import functools
+import io
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import ExifTags, Image
+
+from spips_jax.images import ImageError, read_image
+
+INDEX = "index.csv"
+SHARD_BYTES = 128 << 20
+"""Size of a shard, about; TFDS holds one shard in memory while it writes it."""
+
+Kind = Literal["pairs", "2afc", "jnd", "ranks"]
+
+IMAGES: Mapping[Kind, tuple[str, ...]] = {
+    "pairs": ("reference", "distorted"),
+    "2afc": ("reference", "p0", "p1"),
+    "jnd": ("p0", "p1"),
+    "ranks": ("reference", "distorted"),
+}
+"""The image features of each kind of set, the one that gives the size first."""
+
+OPINIONS: Mapping[str, str] = {
+    "mos": "mean opinion score, higher is better",
+    "dmos": "difference mean opinion score, higher is worse",
+    "judgement": "share of votes for p1 over p0, in [0, 1]",
+    "same": "share of votes that p0 and p1 are the same, in [0, 1]",
+    "level": "level of distortion, higher is worse; ranks only within a group",
+}
+"""The features that say what people (or a synthetic grade) said, with direction."""
+
+TEXT = ("id", "reference_id", "distortion")
+WHOLE = ("level", "votes", "height", "width")
+
+
+class DataError(ValueError):
+    """A dataset that cannot be built or read; one line that says where and why."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a set is; the table in docs/data.md is made of these.
+
+    Attributes:
+      title: the set's own name.
+      kind: what an example holds, a key of `IMAGES`.
+      opinion: the feature with the human score, a key of `OPINIONS`: its name is its
+        direction.
+      scale: the nominal (lowest, highest) opinion, in the set's own units. Values a
+        little outside are kept; see `slack`.
+      layout: the official folder layout, a line a file or folder.
+      url: where the set is to be had.
+      licence: its terms, in a line.
+      citation: BibTeX.
+      counts: examples and references of each split, as published.
+      extras: further features: `std`, `votes`, or others as numbers.
+      slack: by how much an opinion may lie outside `scale`, in the set's units.
+    """
+
+    title: str
+    kind: Kind
+    opinion: str
+    scale: tuple[float, float]
+    layout: str
+    url: str
+    licence: str
+    citation: str
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+    slack: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example, before its images are read.
+
+    Attributes:
+      images: the file of each image feature of the set's kind, or what else the
+        builder's `encode` takes.
+      values: every other feature but `height` and `width`: `id`, `reference_id`,
+        `distortion` ("" if unknown), `level` (0 if unknown), the opinion, the extras.
+      where: the file and line that named it, for errors: "dmos.csv, line 7".
+    """
+
+    images: Mapping[str, Any]
+    values: Mapping[str, Any]
+    where: str
+
+
+class Folder:
+    """A folder whose files are found whatever the case of their names.
+
+    Sets were made on file systems that do not tell `I01.BMP` from `i01.bmp`, and their
+    score files spell names in both ways.
+    """
+
+    def __init__(self, path: Path, *, title: str) -> None:
+        if not path.is_dir():
+            raise DataError(f"{path}: {title} has this folder, and it is not there")
+        self.path = path
+        self._names = {name.lower(): name for name in os.listdir(path)}
+
+    def find(self, name: str, *, where: str) -> Path:
+        """Returns the path of a file, or raises `DataError` naming `where`."""
+        actual = self._names.get(name.lower())
+        if actual is None:
+            raise DataError(f"{where}: no such file: {self.path / name}")
+        return self.path / actual
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._names
+
+
+def read_lines(path: Path, *, title: str) -> Iterator[tuple[str, str]]:
+    """Yields (where, line) for the non-empty lines of a text file, stripped.
+
+    Raises:
+      DataError: no such file, or not text.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: {title} has this file, and it is not there")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield f"{path.name}, line {number}", line.strip()
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, title: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields (where, row) for the rows of a CSV file with a header line.
+
+    Names and values are stripped of blanks; names are matched without case. Rows hold
+    every column of the file, the needed `columns` and others, by lower-case name.
+
+    Raises:
+      DataError: no such file, a needed column that is missing, a row of another length.
+    """
+    lines = read_lines(path, title=title)
+    first = next(lines, None)
+    if first is None:
+        raise DataError(
+            f"{path}: is empty; its first line must name"
+            f" {', '.join(columns) or 'its columns'}"
+        )
+    header = [name.strip().lower() for name in next(csv.reader([first[1]]))]
+    missing = [name for name in columns if name.lower() not in header]
+    if missing:
+        raise DataError(
+            f"{path}: has the columns {', '.join(header)}; it needs"
+            f" {', '.join(missing)} too"
+        )
+    for where, line in lines:
+        values = [value.strip() for value in next(csv.reader([line]))]
+        if len(values) != len(header):
+            raise DataError(
+                f"{where}: has {len(values)} values, the header names {len(header)}"
+            )
+        yield where, dict(zip(header, values, strict=True))
+
+
+def number(text: str, *, where: str, name: str) -> float:
+    """Parses a finite number, or raises `DataError` naming `where`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {name} is {text!r}, which is not a number")
+    return value
+
+
+class IqaBuilder(tfds.core.ShardBasedBuilder):
+    """Base of the builders. See the module for what it does with `read_rows`.
+
+    It is TFDS's generator builder that writes shard by shard: `GeneratorBasedBuilder`
+    gathers a split before it writes any of it, and past 1 GB does so in files that it
+    opens with TensorFlow.
+
+    Attributes:
+      CARD: what the set is.
+      MARKER: a file or folder that the set's root must hold, by which it is found.
+      ROOTS: names that the set's folder has when its archive is unpacked.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+
+    CARD: ClassVar[Card]
+    MARKER: ClassVar[str]
+    ROOTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        partial: bool = False,
+        progress: Callable[[Sequence[Row], str], Iterable[Row]] | None = None,
+        **options: Any,
+    ) -> None:
+        """`partial` allows fewer examples than published; `progress` wraps the rows."""
+        self.partial = partial
+        self._progress = progress
+        options.setdefault("file_format", "array_record")
+        super().__init__(**options)
+
+    @property
+    def card(self) -> Card:
+        return self.CARD
+
+    @property
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:  # noqa: N802 - TFDS's own name
+        return how_to_get(self.name, self.card)
+
+    @abc.abstractmethod
+    def read_rows(self, root: Path) -> Mapping[str, Sequence[Row]]:
+        """Returns the rows of each split of the set whose official folder is `root`.
+
+        Raises:
+          DataError: a missing file, a malformed line.
+        """
+
+    def encode(self, source: Any) -> tuple[bytes, tuple[int, int]]:
+        """Checks an image file; returns the bytes to store and (height, width).
+
+        Raises:
+          ImageError: a file that `read_image` refuses.
+        """
+        pixels = read_image(source)
+        data = Path(source).read_bytes()
+        with Image.open(io.BytesIO(data)) as file:
+            as_is = (
+                file.format in _STORED_AS_IS
+                and file.mode == "RGB"
+                and file.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            )
+        return data if as_is else encode_png(pixels), pixels.shape[:2]
+
+    def find_root(self, manual_dir: Path | None) -> Path:
+        """Returns the set's official folder: `manual_dir` or one that lies in it."""
+        if manual_dir is None:
+            raise DataError(
+                f"the folder to build {self.card.title} from is empty or not there;"
+                f" {how_to_get(self.name, self.card)}"
+            )
+        for name in ("", self.name, *self.ROOTS):
+            if (manual_dir / name / self.MARKER).exists():
+                return manual_dir / name
+        raise DataError(
+            f"{manual_dir}: {self.card.title} is not there ({self.MARKER} is missing);"
+            f" {how_to_get(self.name, self.card)}"
+        )
+
+    def check_rows(self, splits: Mapping[str, Sequence[Row]], root: Path) -> None:
+        """Raises `DataError` for rows that cannot be written or do not add up."""
+        card = self.card
+        for split, rows in splits.items():
+            if not rows:
+                raise DataError(f"{root}: {card.title} has no examples in {split}")
+            for row in rows:
+                _check_row(row, card)
+            _check_unique(rows)
+            if split not in card.counts or self.partial:
+                continue
+            found = len(rows), len({row.values["reference_id"] for row in rows})
+            for count, expected, what in zip(
+                found, card.counts[split], ("examples", "references"), strict=True
+            ):
+                if count != expected:
+                    raise DataError(
+                        f"{root}: {split} has {count} {what}, {card.title} has"
+                        f" {expected}; complete it, or build what there is with"
+                        " --partial"
+                    )
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
+        # TFDS warns of a config that its class does not list, as a user's own is.
+        if isinstance(builder_config, tfds.core.BuilderConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        card = self.card
+        features: dict[str, Any] = {
+            name: tfds.features.Image(shape=(None, None, 3))
+            for name in IMAGES[card.kind]
+        }
+        for name in _columns(card):
+            features[name] = (
+                tfds.features.Text()
+                if name in TEXT
+                else np.int32
+                if name in WHOLE
+                else np.float32
+            )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{card.title}. {card.opinion}: {OPINIONS[card.opinion]}.",
+            features=tfds.features.FeaturesDict(features),
+            homepage=card.url,
+            citation=card.citation,
+            license=card.licence,
+            disable_shuffling=True,  # so that the index is in the records' order
+            metadata=_Index(_columns(card)),
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
+        try:
+            manual_dir = Path(dl_manager.manual_dir)
+        except AssertionError:  # TFDS has none, or one with nothing in it
+            manual_dir = None
+        root = self.find_root(manual_dir)
+        splits = self.read_rows(root)
+        self.check_rows(splits, root)
+        shards: dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]] = {}
+        for split, rows in splits.items():
+            images, _ = _encode_row(rows[0], self.encode)
+            size = max(1, SHARD_BYTES // sum(map(len, images.values())))
+            progress = iter(self._progress(rows, split) if self._progress else rows)
+            shards[split] = [
+                functools.partial(
+                    self._generate_examples,
+                    itertools.islice(progress, size),
+                    split,
+                    first,
+                )
+                for first in range(0, len(rows), size)
+            ]
+        return shards
+
+    def _generate_examples(
+        self, rows: Iterable[Row], split: str, first: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        index = self.info.metadata
+        encode = functools.lru_cache(maxsize=2)(self.encode)  # references serve many
+        for key, row in enumerate(rows, start=first):
+            images, size = _encode_row(row, encode)
+            values = {**row.values, "height": size[0], "width": size[1]}
+            index.append(split, values)
+            yield key, {**images, **values}
+
+
+def _encode_row(
+    row: Row, encode: Callable[[Any], tuple[bytes, tuple[int, int]]]
+) -> tuple[dict[str, bytes], tuple[int, int]]:
+    """Returns the bytes of a row's images and their one size."""
+    encoded = {}
+    sizes = {}
+    for name, source in row.images.items():
+        try:
+            encoded[name], sizes[name] = encode(source)
+        except ImageError as error:
+            raise DataError(f"{row.where}: {error}") from None
+    first = next(iter(sizes))
+    for name, (height, width) in sizes.items():
+        if (height, width) != sizes[first]:
+            raise DataError(
+                f"{row.where}: {row.images[first]} is {sizes[first][1]}x"
+                f"{sizes[first][0]}, {row.images[name]} is {width}x{height} (width x"
+                " height): they must have one size"
+            )
+    return encoded, sizes[first]
+
+
+def how_to_get(name: str, card: Card) -> str:
+    """One line: where a set is to be had and where to put it."""
+    return (
+        f"get it from {card.url} ({card.licence}) and unpack it into"
+        f" <manual_dir>/{name}, so that there is {'; '.join(card.layout.splitlines())}"
+    )
+
+
+def _columns(card: Card) -> tuple[str, ...]:
+    """The features of a set that are not images, in the order of the index."""
+    opinion = () if card.opinion == "level" else (card.opinion,)
+    return (*TEXT, "level", *opinion, *card.extras, "height", "width")
+
+
+def _check_row(row: Row, card: Card) -> None:
+    for source in row.images.values():
+        if isinstance(source, Path) and not source.is_file():
+            raise DataError(f"{row.where}: no such file: {source}")
+    low, high = card.scale
+    value = row.values[card.opinion]
+    if not low - card.slack <= value <= high + card.slack:
+        raise DataError(
+            f"{row.where}: {card.opinion} {value:g} is outside the scale of"
+            f" {card.title}, {low:g} to {high:g}"
+        )
+
+
+def _check_unique(rows: Sequence[Row]) -> None:
+    seen: dict[str, str] = {}
+    for row in rows:
+        name = row.values["id"]
+        if name in seen:
+            raise DataError(f"{row.where}: {name} stands in {seen[name]} already")
+        seen[name] = row.where
+
+
+_STORED_AS_IS = ("BMP", "JPEG", "PNG")
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 pixels `(H, W, 3)` losslessly, for speed more than for size."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+class _Index(tfds.core.Metadata):
+    """Collects a line an example and writes them beside the records."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = ("split", *columns)
+        self._rows: list[dict[str, Any]] = []
+
+    def append(self, split: str, values: Mapping[str, Any]) -> None:
+        self._rows.append({"split": split, **values})
+
+    def save_metadata(self, data_dir: Any) -> None:
+        with (Path(data_dir) / INDEX).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def load_metadata(self, data_dir: Any) -> None:
+        """Nothing: `spips_jax.data.dataset` reads the index where it is needed."""

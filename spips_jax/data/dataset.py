@@ -1,0 +1,216 @@
+"""A prepared set, opened: examples by number, tables without images, folds.
+
+Nothing here needs the builder that wrote the set: TFDS reads it from its folder. The
+records are ArrayRecord files, images are decoded by Pillow, and TensorFlow is not used.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from spips_jax.data.builder import IMAGES, INDEX, OPINIONS, TEXT, WHOLE, DataError, Kind
+from spips_jax.data.splits import assign_folds, parse_fold, shared_references
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples of a prepared set, all of them or some.
+
+    `dataset[i]` is a dict: the images as uint8 `(H, W, 3)`, `id`, `reference_id` and
+    `distortion` as str, `level`, the opinion (`mos`, `dmos`, `judgement`, `same`) and
+    what else the set publishes as NumPy scalars.
+
+    Attributes:
+      name: the set's name.
+      kind: "pairs", "2afc", "jnd" or "ranks", a key of `builder.IMAGES`.
+      opinion: the name of the human score, a key of `builder.OPINIONS`, which says its
+        direction.
+      index: a column of every feature that is not an image, by name, each `(N,)`.
+    """
+
+    name: str
+    kind: Kind
+    opinion: str
+    index: Mapping[str, np.ndarray]
+    _source: Any
+    _rows: np.ndarray
+    _references: frozenset[str]
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of an example's images."""
+        return IMAGES[self.kind]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The reference ids of these examples, sorted."""
+        return tuple(sorted(set(self.index["reference_id"].tolist())))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        position = range(len(self))[position]  # IndexError and negatives, as a list has
+        record = self._source[int(self._rows[position])]
+        example: dict[str, Any] = {
+            name: column[position] for name, column in self.index.items()
+        }
+        for name in TEXT:
+            example[name] = str(example[name])
+        if record["id"].decode() != example["id"]:
+            raise DataError(
+                f"{self.name}: record {self._rows[position]} is"
+                f" {record['id'].decode()}, {INDEX} says {example['id']}: prepare the"
+                " set again with --overwrite"
+            )
+        for name in self.images:
+            example[name] = _decode(record[name])
+        return example
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[position] for position in range(len(self)))
+
+    def select(self, chosen: np.ndarray | Sequence[int]) -> Dataset:
+        """Returns the examples of a boolean mask `(N,)` or of positions, in order."""
+        chosen = np.asarray(chosen)
+        positions = np.arange(len(self))[chosen if chosen.size else chosen.astype(int)]
+        return replace(
+            self,
+            index={name: column[positions] for name, column in self.index.items()},
+            _rows=self._rows[positions],
+        )
+
+    def fold(self, fold: str) -> tuple[Dataset, Dataset]:
+        """Returns (training, held-out) examples: "3/5" holds out the third of five.
+
+        Folds are by reference; `spips_jax.data.splits` has the rule.
+
+        Raises:
+          DataError: a malformed fold, or fewer references than folds.
+        """
+        try:
+            number, folds = parse_fold(fold)
+            assigned = assign_folds(self._references, folds)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        held_out = np.array(
+            [assigned[name] == number for name in self.index["reference_id"].tolist()],
+            bool,
+        )
+        return self.select(~held_out), self.select(held_out)
+
+    def exclude_references(self, references: Iterable[str]) -> Dataset:
+        """Returns the examples of all other references.
+
+        Raises:
+          DataError: a reference that the set does not have.
+        """
+        references = set(references)
+        unknown = sorted(references - self._references)
+        if unknown:
+            raise DataError(
+                f"{self.name}: has no reference {', '.join(unknown)}; it has"
+                f" {', '.join(sorted(self._references)[:8])} ..."
+            )
+        return self.select(~np.isin(self.index["reference_id"], sorted(references)))
+
+    def exclude_shared(self, others: Iterable[str]) -> Dataset:
+        """Returns the examples whose photograph is in none of the sets `others`.
+
+        What is known to be shared stands in `splits.PHOTOGRAPHS`.
+        """
+        shared = shared_references(self.name, others) & self._references
+        return self.exclude_references(shared)
+
+
+def open_folder(
+    folder: str | os.PathLike[str], *, name: str, split: str = ""
+) -> Dataset:
+    """Opens a prepared set by its folder, the one with `dataset_info.json`.
+
+    Args:
+      folder: the folder.
+      name: what the set is called.
+      split: one split, or several as "train_cnn+train_mix"; all of them by default.
+
+    Raises:
+      DataError: no prepared set there, or no such split.
+    """
+    path = Path(folder)
+    index_file = path / INDEX
+    if not index_file.is_file():
+        raise DataError(f"{path}: no prepared set there ({INDEX} is missing)")
+    builder = tfds.builder_from_directory(path)
+    features = builder.info.features
+    kind, opinion = _kind(features, path)
+    available = list(builder.info.splits)
+    wanted = split.split("+") if split else available
+    for one in wanted:
+        if one not in available:
+            raise DataError(f"{name}: has no split {one!r}; it has {available}")
+    decoders = {image: tfds.decode.SkipDecoding() for image in IMAGES[kind]}
+    source = builder.as_data_source("+".join(wanted), decoders=decoders)
+    index = _read_index(index_file, wanted)
+    if len(index["id"]) != len(source):
+        raise DataError(
+            f"{path}: {INDEX} has {len(index['id'])} examples, the records"
+            f" {len(source)}: prepare the set again with --overwrite"
+        )
+    return Dataset(
+        name=name,
+        kind=kind,
+        opinion=opinion,
+        index=index,
+        _source=source,
+        _rows=np.arange(len(source)),
+        _references=frozenset(index["reference_id"].tolist()),
+    )
+
+
+def _kind(features: Mapping[str, Any], path: Path) -> tuple[Kind, str]:
+    opinion = next((name for name in OPINIONS if name in features), None)
+    images = {
+        name
+        for name, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    for kind, names in IMAGES.items():
+        # A set of ranks is one of pairs that has no opinion but the level.
+        ranked = opinion == "level"
+        if opinion and images == set(names) and ranked == (kind == "ranks"):
+            return kind, opinion
+    raise DataError(f"{path}: not an IQA set; its features are {sorted(features)}")
+
+
+def _read_index(path: Path, splits: Sequence[str]) -> dict[str, np.ndarray]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader)
+        rows: dict[str, list[list[str]]] = {split: [] for split in splits}
+        for row in reader:
+            if row[0] in rows:
+                rows[row[0]].append(row)
+    # In the order in which TFDS joins the splits.
+    columns = zip(*(row for split in splits for row in rows[split]), strict=True)
+    index = {}
+    for name, column in zip(header, columns, strict=True):
+        if name in ("split", *TEXT):
+            index[name] = np.array(column)
+        else:
+            index[name] = np.array(column, np.int32 if name in WHOLE else np.float32)
+    return index
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as file:
+        return np.array(file)

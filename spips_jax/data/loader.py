@@ -1,0 +1,444 @@
+"""Batches: joint crops and flips, exact shuffling, shards, state, masks. With Grain.
+
+Training batches are an endless stream that a seed fixes: which example stands where,
+which crop and flip it gets. Neither the number of worker processes nor the number of
+JAX processes changes it (each process gets every n-th example of a global batch), so
+its state is one number, the next batch, and any batch can be gone to directly.
+
+Evaluation batches go through a set once. Images are batched with others of their size;
+a batch that is not full is filled up with copies of its last example, which `mask`
+leaves out, so that all batches have one shape and no example counts twice.
+
+A batch is a dict of NumPy arrays: the images uint8 `(B, H, W, 3)`, the columns of the
+set's index `(B,)`, and `dataset`, the set's name. Every process gets `batch_size`
+divided by the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from spips_jax.data.builder import DataError
+from spips_jax.data.dataset import Dataset
+from spips_jax.images import MIN_SIZE
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A set in a mixture, with its share and its augmentation.
+
+    Attributes:
+      dataset: the examples.
+      weight: how often a batch is taken from this set, beside the others' weights.
+      crop: side of a square crop in pixels, the same for all images of an example;
+        None leaves images whole, which then must have one size.
+      flip: whether examples are mirrored left to right at random.
+      grouped: whether a batch holds whole groups, all levels of one distortion of one
+        reference, under one crop and flip: what a rank loss compares. `group` in the
+        batch numbers them.
+    """
+
+    dataset: Dataset
+    weight: float = 1.0
+    crop: int | None = None
+    flip: bool = True
+    grouped: bool = False
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches that can be saved and restored to the very next one.
+
+    Use it as a context manager, or `close` it, where it has worker processes.
+    """
+
+    def __init__(
+        self,
+        batches: grain.MapDataset,
+        *,
+        fingerprint: Mapping[str, Any],
+        num_workers: int,
+        num_threads: int,
+    ) -> None:
+        self._batches = batches
+        self._fingerprint = dict(fingerprint)
+        self._num_workers = num_workers
+        self._num_threads = num_threads
+        self._next = 0
+        self._iterator: Any = None
+
+    def __len__(self) -> int:
+        """Batches in one pass over an evaluation set; a stream has none."""
+        return len(self._batches)
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self._start())
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
+
+    def _start(self) -> grain.IterDataset:
+        options = grain.ReadOptions(
+            num_threads=self._num_threads, prefetch_buffer_size=self._num_threads
+        )
+        batches = self._batches[self._next :].to_iter_dataset(options)
+        if self._num_workers:
+            # Grain's workers read absl flags, which fails in a program without absl.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._num_workers, per_worker_buffer_size=2
+                )
+            )
+        return batches
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what `set_state` takes: a small dict of plain values, for JSON."""
+        return {"next_batch": self._next, "loader": self._fingerprint}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to where the loader that gave `state` was.
+
+        Raises:
+          DataError: the state of another stream: other data, seed, batch size or
+            augmentation.
+        """
+        theirs = state["loader"]
+        for name, mine in self._fingerprint.items():
+            if theirs.get(name) != mine:
+                raise DataError(
+                    f"the saved state is of a loader with {name} {theirs.get(name)},"
+                    f" this one has {mine}: resume with the same data and options"
+                )
+        self.close()
+        self._next = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends worker processes and threads; the next batch starts them again."""
+        if self._iterator is not None:
+            close = getattr(self._iterator, "close", None)
+            if close is not None:
+                close()
+            self._iterator = None
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def train_batches(
+    sources: Sequence[Source],
+    *,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Batches:
+    """Returns an endless stream of training batches, each of one of the sets.
+
+    Args:
+      sources: the sets with their weights; each epoch of a set is shuffled anew.
+      batch_size: examples in a batch over all JAX processes.
+      seed: fixes the whole stream.
+      num_workers: processes that read ahead, beside this one; 0 uses threads alone.
+      num_threads: threads that decode, in each process.
+      process_index: which process this is; JAX's own number by default.
+      process_count: of how many; JAX's own by default.
+
+    Raises:
+      DataError: no set or an empty one, a batch that the processes cannot share, images
+        too small for the crop or of several sizes without one, groups of several sizes.
+    """
+    index, count = _process(process_index, process_count)
+    local = _local_batch(batch_size, count)
+    if not sources:
+        raise DataError("there is no set to train on: give one source at least")
+    streams = []
+    for number, source in enumerate(sources):
+        _check_source(source)
+        units = _units(source)
+        unit = len(units[0])
+        if local % unit:
+            raise DataError(
+                f"{source.dataset.name}: a process's batch of {local} does not hold"
+                f" whole groups of {unit}; make the batch a multiple of"
+                f" {unit * count}"
+            )
+        stream = (
+            grain.MapDataset.source(_Units(source, units))
+            .seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            .shuffle()
+            .repeat()
+            # Before the stream is shared out: what an example gets is fixed by its
+            # place in the whole stream.
+            .random_map(_Augment(source.crop, source.flip))
+        )
+        streams.append(
+            stream[index::count]
+            .batch(local // unit, drop_remainder=True)
+            .map(_Join(source.dataset.name, grouped=source.grouped))
+        )
+    mixed = (
+        streams[0]
+        if len(streams) == 1
+        else grain.MapDataset.mix(streams, weights=[s.weight for s in sources])
+    )
+    fingerprint = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "data": [
+            {
+                "name": source.dataset.name,
+                "examples": len(source.dataset),
+                "digest": _digest(source.dataset),
+                "weight": source.weight,
+                "crop": source.crop,
+                "flip": source.flip,
+                "grouped": source.grouped,
+            }
+            for source in sources
+        ],
+    }
+    return Batches(
+        mixed,
+        fingerprint=fingerprint,
+        num_workers=num_workers,
+        num_threads=num_threads,
+    )
+
+
+def eval_batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Batches:
+    """Returns the batches of one pass over a set, whole images, with a `mask`.
+
+    Args:
+      dataset: the examples.
+      batch_size: examples in a batch over all JAX processes.
+      num_workers: as in `train_batches`, and so the rest.
+      num_threads: likewise.
+      process_index: likewise.
+      process_count: likewise.
+
+    Returns:
+      The same number of batches in every process. `mask` `(B,)` is False for the copies
+      that fill up a batch; over all processes and batches every example is unmasked
+      once. Batches come by image size, smallest first, and in the set's order.
+
+    Raises:
+      DataError: an empty set, a batch that the processes cannot share.
+    """
+    index, count = _process(process_index, process_count)
+    local = _local_batch(batch_size, count)
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: there are no examples to evaluate on")
+    plan = _plan(dataset, batch_size)[:, index * local : (index + 1) * local]
+    return Batches(
+        grain.MapDataset.source(_Planned(dataset, plan)),
+        fingerprint={
+            "batch_size": batch_size,
+            "examples": len(dataset),
+            "digest": _digest(dataset),
+        },
+        num_workers=num_workers,
+        num_threads=num_threads,
+    )
+
+
+def _process(index: int | None, count: int | None) -> tuple[int, int]:
+    count = jax.process_count() if count is None else count
+    index = jax.process_index() if index is None else index
+    if not 0 <= index < count:
+        raise DataError(f"process {index} of {count}: they are 0 to {count - 1}")
+    return index, count
+
+
+def _local_batch(batch_size: int, count: int) -> int:
+    if batch_size < 1 or batch_size % count:
+        raise DataError(
+            f"a batch of {batch_size} cannot be shared by {count} processes: make it a"
+            f" multiple of {count}"
+        )
+    return batch_size // count
+
+
+def _digest(dataset: Dataset) -> str:
+    return hashlib.sha256("\n".join(dataset.index["id"].tolist()).encode()).hexdigest()
+
+
+def _check_source(source: Source) -> None:
+    dataset, crop = source.dataset, source.crop
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: there are no examples to train on")
+    if not source.weight > 0:
+        raise DataError(
+            f"{dataset.name}: weight {source.weight:g}: it must be above 0; leave the"
+            " set out instead"
+        )
+    heights, widths = dataset.index["height"], dataset.index["width"]
+    if crop is None:
+        sizes = sorted(set(zip(widths.tolist(), heights.tolist(), strict=True)))
+        if len(sizes) > 1:
+            raise DataError(
+                f"{dataset.name}: images from {sizes[0][0]}x{sizes[0][1]} to"
+                f" {sizes[-1][0]}x{sizes[-1][1]} make no batch: give a crop"
+            )
+    elif crop < MIN_SIZE:
+        raise DataError(f"crop {crop} is below the {MIN_SIZE} that SPIPS needs")
+    elif crop > (smallest := int(min(heights.min(), widths.min()))):
+        raise DataError(
+            f"{dataset.name}: crop {crop} is larger than the smallest side of its"
+            f" images, {smallest}"
+        )
+
+
+def _units(source: Source) -> np.ndarray:
+    """Positions `(U, G)` of what is shuffled as one: examples, or whole groups."""
+    dataset = source.dataset
+    if not source.grouped:
+        return np.arange(len(dataset))[:, None]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for position, key in enumerate(
+        zip(
+            dataset.index["reference_id"].tolist(),
+            dataset.index["distortion"].tolist(),
+            strict=True,
+        )
+    ):
+        groups.setdefault(key, []).append(position)
+    sizes = sorted({len(group) for group in groups.values()})
+    if sizes[0] != sizes[-1] or sizes[0] < 2:
+        raise DataError(
+            f"{dataset.name}: its groups, levels of a distortion of a reference, have"
+            f" {sizes[0]} to {sizes[-1]} examples: groups need two at least and one"
+            " number"
+        )
+    return np.array(list(groups.values()))
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Random access to units: dicts whose images are `(G, H, W, 3)`."""
+
+    source: Source
+    units: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, number: int) -> Batch:
+        dataset = self.source.dataset
+        unit = _stack([dataset[int(position)] for position in self.units[number]])
+        if self.source.grouped:
+            unit["group"] = np.full(len(unit["id"]), number, np.int32)
+        return unit
+
+
+_LEFT_OUT = ("split", "height", "width")
+"""Columns that a batch does not need: its images have their size."""
+
+
+def _stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
+    return {
+        name: np.stack([example[name] for example in examples])
+        for name in examples[0]
+        if name not in _LEFT_OUT
+    }
+
+
+@dataclass(frozen=True)
+class _Augment(grain.transforms.RandomMap):
+    """One crop and one flip for all the images of a unit."""
+
+    crop: int | None
+    flip: bool
+
+    def random_map(self, element: Batch, rng: np.random.Generator) -> Batch:
+        images = [name for name, value in element.items() if value.ndim == 4]
+        _, height, width, _ = element[images[0]].shape
+        crop_height, crop_width = self.crop or height, self.crop or width
+        top = rng.integers(height - crop_height + 1)
+        left = rng.integers(width - crop_width + 1)
+        step = -1 if self.flip and rng.integers(2) else 1
+        window = np.s_[:, top : top + crop_height, left : left + crop_width]
+        for name in images:
+            element = {**element, name: element[name][window][:, :, ::step]}
+        return element
+
+
+@dataclass(frozen=True)
+class _Join(grain.transforms.Map):
+    """Makes a batch `(B, ...)` of stacked units `(B / G, G, ...)`; names the set."""
+
+    dataset: str
+    grouped: bool
+
+    def map(self, element: Batch) -> Batch:
+        batch = {
+            name: value.reshape(-1, *value.shape[2:]) for name, value in element.items()
+        }
+        return {**batch, "dataset": self.dataset}
+
+
+def _plan(dataset: Dataset, batch_size: int) -> np.ndarray:
+    """Positions `(batches, batch_size)`, a row of one image size; -1 - p is a copy."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for position, size in enumerate(
+        zip(
+            dataset.index["height"].tolist(),
+            dataset.index["width"].tolist(),
+            strict=True,
+        )
+    ):
+        sizes.setdefault(size, []).append(position)
+    rows = []
+    for size in sorted(sizes):
+        positions = sizes[size]
+        for first in range(0, len(positions), batch_size):
+            row = positions[first : first + batch_size]
+            rows.append(row + [-1 - row[-1]] * (batch_size - len(row)))
+    return np.array(rows)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Random access to evaluation batches."""
+
+    dataset: Dataset
+    plan: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> Batch:
+        row = self.plan[number]
+        # A copy repeats the example before it or, where a process has only copies, one
+        # of another process.
+        examples: dict[int, Mapping[str, Any]] = {}
+        for position in row.tolist():
+            real = position if position >= 0 else -1 - position
+            if real not in examples:
+                examples[real] = self.dataset[real]
+        batch = _stack([examples[p if p >= 0 else -1 - p] for p in row.tolist()])
+        return {**batch, "mask": row >= 0, "dataset": self.dataset.name}

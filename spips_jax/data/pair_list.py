@@ -1,0 +1,121 @@
+"""Pair lists: any CSV file with the columns reference, distorted and a score.
+
+The score's column is called `mos` (higher is better) or `dmos` (higher is worse); one
+called `score` needs its direction said. Further columns are taken where they are there:
+`std`, `distortion`, `level`, `reference_id` (else the reference's path without its
+ending). Paths are relative to the CSV file's folder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, number, read_table
+
+
+class PairList(IqaBuilder):
+    """A set of one's own, from a CSV file."""
+
+    def __init__(
+        self,
+        *,
+        csv_file: str | os.PathLike[str],
+        name: str,
+        direction: str = "",
+        **options: Any,
+    ) -> None:
+        """A builder of `pair_list/<name>`.
+
+        Args:
+          csv_file: the list.
+          name: what to call the set.
+          direction: "mos" or "dmos", needed only where the column is called score.
+          **options: as of `IqaBuilder`.
+
+        Raises:
+          DataError: no such file, no score column, several of them, no direction.
+        """
+        self._csv = Path(csv_file)
+        self._column, opinion, extras = _columns_of(self._csv, direction)
+        self._card = Card(
+            title=f"the pair list {name}",
+            kind="pairs",
+            opinion=opinion,
+            scale=(-math.inf, math.inf),
+            extras=extras,
+            layout=self._csv.name,
+            url="",
+            licence="the user's own",
+            citation="",
+        )
+        config = tfds.core.BuilderConfig(name=name, version=self.VERSION)
+        super().__init__(config=config, **options)
+
+    @property
+    def card(self) -> Card:
+        return self._card
+
+    def find_root(self, manual_dir: Path | None) -> Path:
+        return self._csv.parent
+
+    def read_rows(self, root: Path) -> Mapping[str, Sequence[Row]]:
+        rows = []
+        for where, line in read_table(self._csv, (), title=self.card.title):
+            values: dict[str, Any] = {
+                "id": line["distorted"],
+                "reference_id": line.get("reference_id")
+                or os.path.splitext(line["reference"])[0],
+                "distortion": line.get("distortion", ""),
+                "level": _level(line.get("level") or "0", where),
+            }
+            for name in (self.card.opinion, *self.card.extras):
+                column = self._column if name == self.card.opinion else name
+                values[name] = number(line[column], where=where, name=column)
+            images = {name: root / line[name] for name in ("reference", "distorted")}
+            rows.append(Row(images, values, where))
+        return {"full": rows}
+
+
+def _level(text: str, where: str) -> int:
+    level = number(text, where=where, name="level")
+    if level != int(level) or level < 0:
+        raise DataError(f"{where}: level is {text!r}: it must be a whole number, 0 up")
+    return int(level)
+
+
+def _columns_of(path: Path, direction: str) -> tuple[str, str, tuple[str, ...]]:
+    """Returns the score's column, its direction and the extras of a pair list."""
+    if direction not in ("", "mos", "dmos"):
+        raise DataError(
+            f"direction is {direction!r}: it is mos (higher is better) or dmos (higher"
+            " is worse)"
+        )
+    table = read_table(path, ("reference", "distorted"), title="a pair list")
+    first = next(table, None)
+    if first is None:
+        raise DataError(f"{path}: has a header and no rows")
+    header = first[1]
+    found = [name for name in ("mos", "dmos", "score") if name in header]
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: has {' and '.join(found) or 'no column'} for the score; it needs"
+            " one of mos, dmos, score"
+        )
+    (column,) = found
+    if column == "score" and not direction:
+        raise DataError(
+            f"{path}: its column score does not say which way it goes: pass --direction"
+            " mos (higher is better) or dmos (higher is worse)"
+        )
+    if column != "score" and direction not in ("", column):
+        raise DataError(
+            f"{path}: its column is {column}, the direction given is {direction}: they"
+            " contradict each other"
+        )
+    return column, direction or column, ("std",) if "std" in header else ()

@@ -1,0 +1,184 @@
+"""The sets by name: which there are, preparing and loading them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from spips_jax.data.bapps import Bapps, BappsJnd
+from spips_jax.data.builder import DataError, IqaBuilder, Row, how_to_get
+from spips_jax.data.csiq import Csiq
+from spips_jax.data.dataset import Dataset, open_folder
+from spips_jax.data.kadid10k import Kadid10k
+from spips_jax.data.live import Live
+from spips_jax.data.pair_list import PairList
+from spips_jax.data.pieapp import Pieapp, PieappScores
+from spips_jax.data.pipal import Pipal
+from spips_jax.data.synthetic import Synthetic
+from spips_jax.data.tid import Tid2008, Tid2013
+
+BUILDERS: Mapping[str, type[IqaBuilder]] = {
+    builder.name: builder
+    for builder in (
+        Bapps,
+        BappsJnd,
+        Kadid10k,
+        Tid2013,
+        Tid2008,
+        Csiq,
+        Live,
+        Pipal,
+        Pieapp,
+        PieappScores,
+        PairList,
+        Synthetic,
+    )
+}
+
+Progress = Callable[[Sequence[Row], str], Iterable[Row]]
+
+
+def prepare(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+    partial: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Path:
+    """Builds a set, unless it is there already; returns its folder.
+
+    Args:
+      name: a key of `BUILDERS`.
+      data_dir: where prepared sets are kept; TFDS's own place by default.
+      manual_dir: where the downloaded set lies, unpacked: its official folder or the
+        one around it. By default `data_dir/downloads/manual`, as TFDS has it.
+      partial: builds what is there of a set, if it is not all.
+      overwrite: builds it anew; the old one stays until the new one is whole.
+      progress: wraps the rows of a split while they are written, for a progress bar.
+      **options: of the builder: `csv_file`, `name`, `direction` of `PairList`;
+        `photographs`, `size` and so on of `Synthetic`, with `config` for their name.
+
+    Raises:
+      DataError: unknown set, nothing found to build from, a bad image or score; the
+        message is one line, and nothing half-built is left.
+    """
+    builder_class = BUILDERS.get(name)
+    if builder_class is None:
+        raise DataError(f"no set {name!r}; there are {', '.join(BUILDERS)}")
+    if "config" in options:
+        options["name"] = options.pop("config")
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    builder = builder_class(data_dir=root, **options)
+    folder = Path(builder.data_dir)
+    if folder.exists() and not overwrite:
+        return folder
+    source = _source(builder, root, manual_dir)
+    with _scratch(root) as scratch:
+        builder = builder_class(
+            data_dir=scratch, partial=partial, progress=progress, **options
+        )
+        # TFDS prints to standard output, which is the caller's.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_dir=scratch / "downloads",
+                download_config=tfds.download.DownloadConfig(manual_dir=source),
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.rename(scratch / "replaced")
+        Path(builder.data_dir).rename(folder)
+    return folder
+
+
+def _source(
+    builder: IqaBuilder, root: Path, manual_dir: str | os.PathLike[str] | None
+) -> Path | None:
+    """Returns the folder of a set that was downloaded, which must be there."""
+    if isinstance(builder, PairList | Synthetic):
+        return None  # they were told where their files are
+    if manual_dir is None:
+        manual_dir = root / "downloads" / "manual"
+    manual_dir = Path(manual_dir).expanduser()
+    if not manual_dir.is_dir():
+        raise DataError(
+            f"{manual_dir}: no such folder to build {builder.card.title} from;"
+            f" {how_to_get(builder.name, builder.card)}"
+        )
+    return manual_dir
+
+
+_PREFIX = "incomplete."
+_ABANDONED = 24 * 3600
+"""Seconds after which an unfinished build must be one that was killed."""
+
+
+@contextlib.contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A folder to build in, gone at the end; clears those of builds that were killed.
+
+    In `root`, so that a set that is whole can be moved to its place.
+    """
+    for path in root.glob(f"{_PREFIX}*"):
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=_PREFIX) as scratch:
+            yield Path(scratch)
+    finally:
+        with contextlib.suppress(OSError):
+            root.rmdir()  # only where it is empty
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str = "",
+) -> Dataset:
+    """Opens a prepared set.
+
+    Args:
+      name: a key of `BUILDERS`; "pair_list/NAME" and "synthetic/NAME" for those.
+      data_dir: where prepared sets are kept; TFDS's own place by default.
+      split: one, or several as "train_cnn+train_mix"; all of them by default.
+
+    Raises:
+      DataError: unknown set, a set that is not prepared, no such split.
+    """
+    base, _, config = name.partition("/")
+    builder_class = BUILDERS.get(base)
+    if builder_class is None:
+        raise DataError(f"no set {base!r}; there are {', '.join(BUILDERS)}")
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    parent = root / base / config if config else root / base
+    folder = parent / str(builder_class.VERSION)
+    if not folder.is_dir():
+        raise DataError(
+            f"{name} is not prepared in {root}: run python -m spips_jax.data prepare"
+            f" {base}"
+        )
+    return open_folder(folder, name=name, split=split)
+
+
+def prepared(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Returns the names of the sets that `load` finds in `data_dir`."""
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return [
+        folder.parent.relative_to(root).as_posix()
+        for name, builder in BUILDERS.items()
+        for pattern in ("", "*/")
+        for folder in sorted(root.glob(f"{name}/{pattern}{builder.VERSION}"))
+    ]

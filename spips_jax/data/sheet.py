@@ -1,0 +1,86 @@
+"""A contact sheet: examples of a set with their scores, as one PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spips_jax.data.builder import OPINIONS
+from spips_jax.data.dataset import Dataset
+from spips_jax.files import replacing
+
+
+def choose(dataset: Dataset, count: int) -> list[int]:
+    """Returns up to `count` positions that span the set's opinions, best first.
+
+    They are evenly spaced in rank, so that a sheet shows the whole scale.
+    """
+    order = np.argsort(dataset.index[dataset.opinion], kind="stable")
+    if dataset.opinion in ("mos", "same"):
+        order = order[::-1]
+    chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round()
+    return order[chosen.astype(int)].tolist()
+
+
+def write_sheet(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    positions: Sequence[int],
+    *,
+    columns: int = 4,
+) -> None:
+    """Writes a PNG with the examples at `positions`, `columns` in a row.
+
+    Every example shows its images side by side, its id, distortion and opinion.
+    Needs Matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    examples = [dataset[position] for position in positions]
+    columns = min(columns, len(examples))
+    rows = -(-len(examples) // columns)
+    height, width, _ = examples[0][dataset.images[0]].shape
+    cell = 2.2 * len(dataset.images)
+    figure = Figure(
+        figsize=(
+            columns * cell,
+            rows * (2.2 * height / width + 0.5) + 0.6,
+        ),
+        dpi=100,
+        layout="constrained",
+    )
+    figure.suptitle(
+        f"{dataset.name}: {len(dataset)} examples, {len(dataset.references)} references"
+        f"\n{dataset.opinion}: {OPINIONS[dataset.opinion]}",
+        fontsize=11,
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, example in zip(grid.flat, examples, strict=False):
+        axes.imshow(_side_by_side([example[name] for name in dataset.images]))
+        axes.set_title(_caption(dataset, example), fontsize=8)
+    FigureCanvasAgg(figure)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Joins images with a white gap between them."""
+    gap = np.full((images[0].shape[0], max(2, images[0].shape[1] // 32), 3), 255)
+    parts = [part for image in images for part in (image, gap)][:-1]
+    return np.concatenate(parts, axis=1).astype(np.uint8)
+
+
+def _caption(dataset: Dataset, example: dict[str, Any]) -> str:
+    name = example["id"]
+    if len(name) > 32:
+        name = "…" + name[-31:]
+    opinion = f"{dataset.opinion} {example[dataset.opinion]:.4g}"
+    if dataset.opinion == "level":
+        return f"{name}\n{opinion}"
+    return f"{name} {example['distortion']}\n{opinion}"

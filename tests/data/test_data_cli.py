@@ -1,0 +1,94 @@
+"""`python -m spips_jax.data`: what a user sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spips_jax.data.__main__ import main
+from spips_jax.data.sets import BUILDERS
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    arguments = ["--size", "32", "--kinds", "jpeg", "--data_dir", str(tmp_path)]
+    assert main(["prepare", "synthetic", *arguments]) == 0
+    return tmp_path
+
+
+def test_prepare_prints_the_folder_and_only_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "synthetic" / "scenes" / "1.0.0"
+    arguments = ["--size", "32", "--kinds", "jpeg", "--data_dir", str(tmp_path)]
+    for _ in range(2):  # the second finds it there
+        assert main(["prepare", "synthetic", *arguments]) == 0
+        output = capsys.readouterr()
+        assert output.out == f"{folder}\n"
+        assert output.err == ""
+    assert (folder / "index.csv").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"synthetic"}
+
+
+def test_list_names_every_set_and_what_is_prepared(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["list", "--data_dir", str(made)]) == 0
+    output = capsys.readouterr().out
+    for name in BUILDERS:
+        assert name in output
+    assert "synthetic/scenes" in output
+    assert "higher is worse" in output
+
+
+def test_show_draws_the_examples(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    output = tmp_path / "sheet.png"
+    arguments = ["--data_dir", str(made), "--count", "6", "--output", str(output)]
+    assert main(["show", "synthetic/scenes", *arguments]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    pixels = np.array(Image.open(output).convert("RGB"))
+    assert pixels.shape[1] > pixels.shape[0] > 100
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # photographs, not text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "imagenet"], "no set 'imagenet'; there are bapps"),
+        (["prepare", "tid2013", "--manual_dir", "none"], "none: no such folder"),
+        (["prepare", "pair_list"], "needs --csv FILE and --name NAME"),
+        (["prepare", "pair_list", "--csv", "x.csv", "--name", "x"], "x.csv"),
+        (["prepare", "synthetic", "--photographs", "x"], "needs --name NAME"),
+        (["prepare", "synthetic", "--kinds", "fog"], "no distortion fog"),
+        (["show", "tid2013"], "tid2013 is not prepared"),
+        (["show", "tid2013", "--count", "0"], "--count 0"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--data_dir", str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+
+
+def test_wrong_calls_point_to_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["prepare"])
+    assert exit_.value.code == 2
+    assert "--help" in capsys.readouterr().err

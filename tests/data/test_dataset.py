@@ -1,0 +1,128 @@
+"""Opening prepared sets: splits, folds, exclusions, damage."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spips_jax import data
+from spips_jax.data import DataError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    data.prepare("synthetic", data_dir=root, scenes=5, size=32, kinds=["jpeg", "webp"])
+    return root
+
+
+@pytest.fixture
+def dataset(folder: Path) -> data.Dataset:
+    return data.load("synthetic/scenes", data_dir=folder)
+
+
+def test_folds_part_references_and_cover_all(dataset: data.Dataset) -> None:
+    held = []
+    for fold in range(1, 4):
+        training, test = dataset.fold(f"{fold}/3")
+        assert set(training.references).isdisjoint(test.references)
+        assert len(training) + len(test) == len(dataset)
+        held += test.index["id"].tolist()
+    assert sorted(held) == sorted(dataset.index["id"].tolist())
+
+
+def test_excluding_references_moves_no_fold(dataset: data.Dataset) -> None:
+    _, test = dataset.fold("1/3")
+    gone = test.references[0]
+    _, without = dataset.exclude_references([gone]).fold("1/3")
+    assert set(without.references) == set(test.references) - {gone}
+
+
+def test_selections_keep_examples_and_tables_together(dataset: data.Dataset) -> None:
+    chosen = dataset.select(dataset.index["level"] == 5).select([3, 0])
+    assert [example["id"] for example in chosen] == chosen.index["id"].tolist()
+    assert chosen[-1]["id"] == chosen[1]["id"]
+    with pytest.raises(IndexError):
+        chosen[2]
+    again = pickle.loads(pickle.dumps(chosen))  # as Grain's workers get it
+    np.testing.assert_array_equal(again[0]["distorted"], chosen[0]["distorted"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: d.fold("4/3"), "synthetic/scenes: fold is '4/3'"),
+        (lambda d: d.fold("1/6"), "6 folds of 5 references"),
+        (lambda d: d.exclude_references(["I99"]), "has no reference I99; it has scene"),
+    ],
+)
+def test_selection_errors(dataset: data.Dataset, call, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        call(dataset)
+
+
+def test_load_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no set 'imagenet'; there are bapps"):
+        data.load("imagenet", data_dir=folder)
+    with pytest.raises(
+        DataError, match=r"tid2013 is not prepared in .*prepare tid2013"
+    ):
+        data.load("tid2013", data_dir=folder)
+    with pytest.raises(DataError, match=r"has no split 'test'; it has \['full'\]"):
+        data.load("synthetic/scenes", data_dir=folder, split="test")
+    with pytest.raises(DataError, match=r"no prepared set there \(index.csv"):
+        data.open_folder(tmp_path, name="x")
+
+
+def test_an_index_out_of_step_is_noticed(tmp_path: Path) -> None:
+    folder = data.prepare(
+        "synthetic", data_dir=tmp_path, scenes=1, size=32, kinds=["jpeg"]
+    )
+    lines = (folder / "index.csv").read_text().splitlines()
+    lines[1], lines[2] = lines[2], lines[1]
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"record 0 is scene000/jpeg/1, index.csv says"):
+        data.load("synthetic/scenes", data_dir=tmp_path)[0]
+    (folder / "index.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(DataError, match="has 4 examples, the records 5"):
+        data.load("synthetic/scenes", data_dir=tmp_path)
+
+
+def test_tensorflow_is_not_imported(tmp_path: Path) -> None:
+    """In a fresh interpreter, building and reading."""
+    program = """
+import sys
+from spips_jax import data
+data.prepare("synthetic", data_dir=sys.argv[1], scenes=2, size=32, kinds=["jpeg"])
+dataset = data.load("synthetic/scenes", data_dir=sys.argv[1])
+batches = data.train_batches([data.Source(dataset=dataset)], batch_size=2, seed=0)
+assert next(batches)["reference"].shape == (2, 32, 32, 3)
+assert next(data.eval_batches(dataset, batch_size=2))["mask"].all()
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert "tensorflow" not in loaded and "torch" not in loaded
+print("read")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == "read\n", run.stderr
+
+
+def test_a_split_past_a_shard_keeps_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spips_jax.data.builder.SHARD_BYTES", 1)  # one example each
+    folder = data.prepare(
+        "synthetic", data_dir=tmp_path, scenes=3, size=32, kinds=["jpeg"]
+    )
+    assert len(list(folder.glob("*.array_record-*"))) == 15
+    dataset = data.load("synthetic/scenes", data_dir=tmp_path)
+    assert [example["level"] for example in dataset] == [1, 2, 3, 4, 5] * 3
