@@ -133,13 +133,14 @@ def _scratch(root: Path) -> Iterator[Path]:
     for path in root.glob(f"{_PREFIX}*"):
         if time.time() - path.stat().st_mtime > _ABANDONED:
             shutil.rmtree(path, ignore_errors=True)
+    made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=_PREFIX) as scratch:
             yield Path(scratch)
     finally:
-        with contextlib.suppress(OSError):
-            root.rmdir()  # only where it is empty
+        if made and not any(root.iterdir()):
+            root.rmdir()
 
 
 def load(
