@@ -156,6 +156,8 @@ def train_batches(
       batch_size: examples in a batch over all JAX processes.
       seed: fixes the whole stream.
       num_workers: processes that read ahead, beside this one; 0 uses threads alone.
+        They import the main module anew, which must guard its work by
+        `if __name__ == "__main__"`.
       num_threads: threads that decode, in each process.
       process_index: which process this is; JAX's own number by default.
       process_count: of how many; JAX's own by default.
@@ -318,15 +320,7 @@ def _units(source: Source) -> np.ndarray:
     dataset = source.dataset
     if not source.grouped:
         return np.arange(len(dataset))[:, None]
-    groups: dict[tuple[str, str], list[int]] = {}
-    for position, key in enumerate(
-        zip(
-            dataset.index["reference_id"].tolist(),
-            dataset.index["distortion"].tolist(),
-            strict=True,
-        )
-    ):
-        groups.setdefault(key, []).append(position)
+    groups = _positions_by(dataset, "reference_id", "distortion")
     sizes = sorted({len(group) for group in groups.values()})
     if sizes[0] != sizes[-1] or sizes[0] < 2:
         raise DataError(
@@ -335,6 +329,15 @@ def _units(source: Source) -> np.ndarray:
             " number"
         )
     return np.array(list(groups.values()))
+
+
+def _positions_by(dataset: Dataset, *columns: str) -> dict[tuple, list[int]]:
+    """Positions of the examples that agree in `columns`, by what they have there."""
+    positions: dict[tuple, list[int]] = {}
+    keys = zip(*(dataset.index[name].tolist() for name in columns), strict=True)
+    for position, key in enumerate(keys):
+        positions.setdefault(key, []).append(position)
+    return positions
 
 
 @dataclass(frozen=True)
@@ -403,15 +406,7 @@ class _Join(grain.transforms.Map):
 
 def _plan(dataset: Dataset, batch_size: int) -> np.ndarray:
     """Positions `(batches, batch_size)`, a row of one image size; -1 - p is a copy."""
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for position, size in enumerate(
-        zip(
-            dataset.index["height"].tolist(),
-            dataset.index["width"].tolist(),
-            strict=True,
-        )
-    ):
-        sizes.setdefault(size, []).append(position)
+    sizes = _positions_by(dataset, "height", "width")
     rows = []
     for size in sorted(sizes):
         positions = sizes[size]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +193,15 @@ def test_an_overwrite_replaces_the_old_set(layout: Path) -> None:
     )
     assert data.load("tid2013", data_dir=folder.parents[1])[1]["mos"] == 4.25
     assert [path.name for path in folder.parents[1].iterdir()] == ["tid2013"]
+
+
+def test_what_a_killed_build_left_is_cleared_after_a_day(layout: Path) -> None:
+    out = layout.parents[1] / "out"
+    for name, age in (("incomplete.old", 2 * 86400), ("incomplete.new", 60)):
+        (out / name / "tid2013").mkdir(parents=True)
+        os.utime(out / name, (time.time() - age,) * 2)
+    build(layout)
+    assert {path.name for path in out.iterdir()} == {"incomplete.new", "tid2013"}
 
 
 def test_missing_set_says_where_to_get_it(tmp_path: Path) -> None:
