@@ -1,0 +1,421 @@
+"""How well scores agree with people: the statistics that the field reports.
+
+All functions take NumPy arrays `(N,)`, work in float64 on the host, and are defined for
+every finite input: scores that are all equal order nothing, and their correlation is 0.
+NaN, inf, unequal lengths and too few values raise `AgreementError`.
+
+Correlations keep their sign. A distance (larger is worse) falls as a mean opinion score
+rises; `orient` turns opinions so that agreement is positive, by the directions that the
+metric and the dataset declare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+import scipy.stats
+
+Array = np.ndarray | Sequence[float]
+
+HIGHER_IS_BETTER = {"mos": True, "dmos": False, "level": False, "same": True}
+"""The direction of each opinion that is one number an image, by its name."""
+
+
+class AgreementError(ValueError):
+    """Scores or opinions that cannot be compared; one line that says why."""
+
+
+def orient(opinions: Array, opinion: str, *, higher_is_better: bool) -> np.ndarray:
+    """Returns opinions that rise with the scores of a metric that agrees with them.
+
+    Args:
+      opinions: `(N,)`, in the dataset's own units.
+      opinion: their name, a key of `HIGHER_IS_BETTER`.
+      higher_is_better: the metric's direction; False for distances, as SPIPS is.
+
+    Raises:
+      AgreementError: an unknown opinion.
+    """
+    if opinion not in HIGHER_IS_BETTER:
+        raise AgreementError(
+            f"no direction is known for {opinion!r}; it is one of"
+            f" {', '.join(HIGHER_IS_BETTER)}"
+        )
+    (opinions,) = _check(1, opinions=opinions)
+    return opinions if HIGHER_IS_BETTER[opinion] == higher_is_better else -opinions
+
+
+def srcc(scores: Array, opinions: Array) -> float:
+    """Spearman's rank correlation, ties sharing their mean rank; in [-1, 1]."""
+    scores, opinions = _check(2, scores=scores, opinions=opinions)
+    return _pearson(scipy.stats.rankdata(scores), scipy.stats.rankdata(opinions))
+
+
+def plcc(scores: Array, opinions: Array) -> float:
+    """Pearson's linear correlation, in [-1, 1]; raw: see `fit_logistic`."""
+    scores, opinions = _check(2, scores=scores, opinions=opinions)
+    return _pearson(scores, opinions)
+
+
+def krcc(scores: Array, opinions: Array) -> float:
+    """Kendall's rank correlation tau-b, in [-1, 1]."""
+    scores, opinions = _check(2, scores=scores, opinions=opinions)
+    if _constant(scores) or _constant(opinions):
+        return 0.0
+    return float(scipy.stats.kendalltau(scores, opinions).statistic)
+
+
+def rmse(scores: Array, opinions: Array) -> float:
+    """Root of the mean squared error, in the opinions' units: of fitted scores."""
+    scores, opinions = _check(1, scores=scores, opinions=opinions)
+    return float(np.sqrt(np.mean((scores - opinions) ** 2)))
+
+
+def outlier_ratio(scores: Array, opinions: Array, std: Array) -> float:
+    """Share of fitted scores off by more than twice the opinion's deviation, in [0, 1].
+
+    VQEG, "Final report from the Video Quality Experts Group on the validation of
+    objective models of video quality assessment", 2000, metric 3.
+    """
+    scores, opinions, std = _check(1, scores=scores, opinions=opinions, std=std)
+    return float(np.mean(np.abs(scores - opinions) > 2 * std))
+
+
+def two_afc(d0: Array, d1: Array, judgement: Array) -> float:
+    """Agreement with two-alternative forced choices, in [0, 1]; larger is better.
+
+    Zhang et al., "The unreasonable effectiveness of deep features as a perceptual
+    metric", CVPR 2018: a metric earns the share of people who chose the image that it
+    puts nearer to the reference; where both are as near, one half.
+
+    Args:
+      d0: distances of image 0 from the reference; smaller is nearer.
+      d1: of image 1.
+      judgement: shares of votes for image 1, in [0, 1].
+    """
+    d0, d1, judgement = _check(1, d0=d0, d1=d1, judgement=judgement)
+    _check_shares(judgement, "judgement")
+    credit = np.where(d1 < d0, judgement, 1 - judgement)
+    return float(np.mean(np.where(d0 == d1, 0.5, credit)))
+
+
+def two_afc_human(judgement: Array) -> float:
+    """What a person earns against the others, the ceiling of `two_afc`, in [0, 1].
+
+    The mean of h² + (1 - h)²: someone who votes as people do, with probability h for
+    image 1, earns h with probability h and 1 - h otherwise (Zhang et al., 2018).
+    """
+    (judgement,) = _check(1, judgement=judgement)
+    _check_shares(judgement, "judgement")
+    return float(np.mean(judgement**2 + (1 - judgement) ** 2))
+
+
+def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> float:
+    """Average precision in telling the pairs that people took for the same, in [0, 1].
+
+    Zhang et al., CVPR 2018, section 4.2: pairs ordered by distance, nearest first, each
+    a positive to the share `same` and a negative to the rest.
+
+    Args:
+      distances: `(N,)`; pairs of one distance enter together.
+      same: shares of votes that the pair is the same, in [0, 1].
+      interpolated: whether precision is the best at any larger recall, as in PASCAL VOC
+        and in the paper's numbers; if not, the sum of steps that scikit-learn reports.
+
+    Raises:
+      AgreementError: as in the module, and if nobody took any pair for the same.
+    """
+    distances, same = _check(1, distances=distances, same=same)
+    _check_shares(same, "same")
+    if not same.sum() > 0:
+        raise AgreementError("no pair was taken for the same: there is no recall")
+    order = np.argsort(distances, kind="stable")
+    last = np.append(np.diff(distances[order]) != 0, True)  # of each run of equals
+    positives = np.cumsum(same[order])[last]
+    precision = positives / np.arange(1, len(same) + 1)[last]
+    recall = positives / positives[-1]
+    if interpolated:
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted logistic map from scores to opinions; call it on scores `(N,)`.
+
+    Attributes:
+      parameters: β1 to β4 or to β5; `fit_logistic` has the equations.
+    """
+
+    parameters: tuple[float, ...]
+
+    def __call__(self, scores: Array) -> np.ndarray:
+        return _logistic(np.asarray(scores, np.float64), self.parameters)
+
+
+def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logistic:
+    """Fits the logistic map after which PLCC and RMSE are reported.
+
+    Four parameters (VQEG, 2000):
+      (β1 - β2) / (1 + exp(-(x - β3) / |β4|)) + β2
+    Five (Sheikh, Sabir, Bovik, IEEE TIP 15(11), 2006):
+      β1 (1/2 - 1 / (1 + exp(β2 (x - β3)))) + β4 x + β5
+
+    By least squares from several starts, of which the best is kept.
+
+    Args:
+      scores: `(N,)`, in either direction.
+      opinions: `(N,)`.
+      parameters: 4, monotone, or 5, which may turn round.
+
+    Raises:
+      AgreementError: as in the module; fewer values than parameters; another number of
+        parameters; scores that are all equal.
+    """
+    if parameters not in (4, 5):
+        raise AgreementError(f"{parameters} parameters: there are fits of 4 and of 5")
+    scores, opinions = _check(parameters, scores=scores, opinions=opinions)
+    if _constant(scores):
+        raise AgreementError(
+            f"all scores are {scores[0]:g}: there is nothing to fit opinions to"
+        )
+    # In units of the data, so that one set of starts and steps suits every metric.
+    middle, spread = scores.mean(), scores.std()
+    x = (scores - middle) / spread
+    low, high = opinions.min(), opinions.max()
+    height = max(high - low, np.finfo(np.float64).tiny)
+    y = (opinions - low) / height
+    sign = 1.0 if _pearson(x, y) >= 0 else -1.0
+    fits = []
+    for steepness in (0.5, 1.0, 2.0, 5.0):
+        for centre in (-1.0, 0.0, 1.0):
+            start: tuple[float, ...] = (
+                (0.5 + sign / 2, 0.5 - sign / 2, centre, 1 / steepness)
+                if parameters == 4
+                else (sign, steepness, centre, 0.0, 0.5)
+            )
+            fits.append(
+                scipy.optimize.least_squares(
+                    lambda p: _logistic(x, p) - y, start, method="lm", max_nfev=500
+                )
+            )
+    best = min(fits, key=lambda fit: fit.cost).x
+    if parameters == 4:
+        top, bottom, centre, width = best
+        found: tuple[float, ...] = (
+            low + height * top,
+            low + height * bottom,
+            middle + spread * centre,
+            spread * abs(width),
+        )
+    else:
+        size, steepness, centre, slope, offset = best
+        found = (
+            height * size,
+            steepness / spread,
+            middle + spread * centre,
+            height * slope / spread,
+            low + height * (offset - slope * middle / spread),
+        )
+    return Logistic(tuple(map(float, found)))
+
+
+def _logistic(x: np.ndarray, parameters: Sequence[float]) -> np.ndarray:
+    if len(parameters) == 4:
+        b1, b2, b3, b4 = parameters
+        width = max(abs(b4), np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore"):  # a step as steep as can be
+            z = (x - b3) / width
+        return (b1 - b2) * scipy.special.expit(z) + b2
+    b1, b2, b3, b4, b5 = parameters
+    return b1 * (0.5 - scipy.special.expit(-b2 * (x - b3))) + b4 * x + b5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic with its bootstrap interval.
+
+    Attributes:
+      value: on the data as they are.
+      low: lower end.
+      high: upper end.
+      p_value: of a difference, two-sided: how rarely resampling gives the other sign;
+        None for a statistic that is no difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float | None = None
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *columns: Array,
+    references: Array | Sequence[str],
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A percentile bootstrap interval, resampling **reference images**.
+
+    Images of one reference are not independent, so whole references are drawn with
+    replacement (B. Efron, R. Tibshirani, "An introduction to the bootstrap", 1993, with
+    references as the units).
+
+    Args:
+      statistic: of as many arrays as there are columns, as `srcc`.
+      *columns: arrays `(N,)`.
+      references: the reference of each row, `(N,)`.
+      confidence: share of intervals that hold the truth, in (0, 1).
+      samples: how many resamplings.
+      seed: fixes them.
+
+    Raises:
+      AgreementError: as in the module; fewer than two references.
+    """
+    rows, groups = _groups(columns, references)
+    values = [np.asarray(column) for column in columns]
+    value = statistic(*values)
+    drawn = [
+        statistic(*(column[chosen] for column in values))
+        for chosen in _resamplings(rows, groups, samples, seed)
+    ]
+    low, high = _percentiles(drawn, confidence)
+    return Interval(value, low, high)
+
+
+def bootstrap_difference(
+    statistic: Callable[..., float],
+    first: Array | Sequence[Array],
+    second: Array | Sequence[Array],
+    *shared: Array,
+    references: Array | Sequence[str],
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Whether one metric beats another: the paired bootstrap of the difference.
+
+    Args:
+      statistic: as `srcc`, of a metric's columns and the shared ones.
+      first: scores of metric A `(N,)`, or a sequence of columns, as (d0, d1).
+      second: of metric B, likewise.
+      *shared: opinions `(N,)`, or judgements.
+      references: the reference of each row, `(N,)`; both metrics see the same draws.
+      confidence: as in `bootstrap`.
+      samples: likewise.
+      seed: likewise.
+
+    Returns:
+      `statistic` of A minus that of B, its interval, and a p-value. Where no draw gives
+      the other sign the p-value is 1 / samples, the least that can be told.
+    """
+    a, b = _as_columns(first), _as_columns(second)
+    common = [np.asarray(column) for column in shared]
+    rows, groups = _groups((*a, *b, *common), references)
+
+    def difference(chosen: Any) -> float:
+        kept = [column[chosen] for column in common]
+        return statistic(*(c[chosen] for c in a), *kept) - statistic(
+            *(c[chosen] for c in b), *kept
+        )
+
+    value = difference(slice(None))
+    drawn = [difference(chosen) for chosen in _resamplings(rows, groups, samples, seed)]
+    low, high = _percentiles(drawn, confidence)
+    tail = min(np.mean(np.less_equal(drawn, 0)), np.mean(np.greater_equal(drawn, 0)))
+    return Interval(value, low, high, float(np.clip(2 * tail, 1 / samples, 1)))
+
+
+def _as_columns(values: Array | Sequence[Array]) -> list[np.ndarray]:
+    array = np.asarray(values)
+    return [array] if array.ndim == 1 else list(array)
+
+
+def _groups(columns: Sequence[Any], references: Any) -> tuple[list[np.ndarray], int]:
+    """The rows of each reference, and how many there are."""
+    references = np.asarray(references)
+    lengths = {len(column) for column in columns} | {len(references)}
+    if len(lengths) != 1:
+        raise AgreementError(
+            f"columns and references have {sorted(lengths)} rows: they must have one"
+            " length"
+        )
+    _, inverse = np.unique(references, return_inverse=True)
+    count = int(inverse.max(initial=-1)) + 1
+    if count < 2:
+        raise AgreementError(
+            f"{count} reference: an interval over references needs two at least"
+        )
+    order = np.argsort(inverse, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1), count
+
+
+def _resamplings(
+    rows: Sequence[np.ndarray], groups: int, samples: int, seed: int
+) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [
+        np.concatenate([rows[group] for group in rng.integers(groups, size=groups)])
+        for _ in range(samples)
+    ]
+
+
+def _percentiles(drawn: Sequence[float], confidence: float) -> tuple[float, float]:
+    if not 0 < confidence < 1:
+        raise AgreementError(f"confidence is {confidence:g}: it must be in (0, 1)")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    if _constant(x) or _constant(y):
+        return 0.0
+    # Scaled first, so that neither tiny nor huge units over- or underflow.
+    x, y = x - x.mean(), y - y.mean()
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()
+    return float(np.clip(x @ y / math.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.all(values == values[0]))
+
+
+def _check(least: int, **columns: Any) -> tuple[np.ndarray, ...]:
+    """Returns columns as float64 `(N,)`, N at least `least`, all finite."""
+    arrays = {name: np.asarray(value, np.float64) for name, value in columns.items()}
+    for name, array in arrays.items():
+        if array.ndim != 1:
+            raise AgreementError(f"{name} has shape {array.shape}: it must be (N,)")
+        bad = np.flatnonzero(~np.isfinite(array))
+        if len(bad):
+            raise AgreementError(
+                f"{name} has {len(bad)} values that are NaN or inf, the first at"
+                f" {bad[0]}"
+            )
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise AgreementError(f"columns of one length are needed: {said}")
+    if min(lengths.values()) < least:
+        raise AgreementError(
+            f"{next(iter(arrays))} has {min(lengths.values())} values: {least} are"
+            " needed at least"
+        )
+    return tuple(arrays.values())
+
+
+def _check_shares(values: np.ndarray, name: str) -> None:
+    if values.min() < 0 or values.max() > 1:
+        raise AgreementError(
+            f"{name} goes from {values.min():g} to {values.max():g}: it is a share, in"
+            " [0, 1]"
+        )
