@@ -68,8 +68,10 @@ class Batches(Iterator[Batch]):
         fingerprint: Mapping[str, Any],
         num_workers: int,
         num_threads: int,
+        endless: bool,
     ) -> None:
         self._batches = batches
+        self._endless = endless
         self._fingerprint = dict(fingerprint)
         self._num_workers = num_workers
         self._num_threads = num_threads
@@ -77,7 +79,9 @@ class Batches(Iterator[Batch]):
         self._iterator: Any = None
 
     def __len__(self) -> int:
-        """Batches in one pass over an evaluation set; a stream has none."""
+        """Batches in one pass over an evaluation set; an endless stream has none."""
+        if self._endless:
+            raise TypeError("a stream of training batches has no length")
         return len(self._batches)
 
     def __next__(self) -> Batch:
@@ -221,6 +225,7 @@ def train_batches(
         fingerprint=fingerprint,
         num_workers=num_workers,
         num_threads=num_threads,
+        endless=True,
     )
 
 
@@ -265,6 +270,7 @@ def eval_batches(
         },
         num_workers=num_workers,
         num_threads=num_threads,
+        endless=False,
     )
 
 

@@ -247,6 +247,13 @@ def test_groups_stay_whole_under_one_crop(ranks: data.Dataset) -> None:
             np.testing.assert_array_equal(crops, np.broadcast_to(crops[0], crops.shape))
 
 
+def test_a_stream_has_no_length(ranks: data.Dataset, pairs: data.Dataset) -> None:
+    sources = [Source(dataset=one, crop=32) for one in (ranks, pairs)]
+    for some in (sources[:1], sources):
+        with pytest.raises(TypeError, match="no length"):
+            len(train_batches(some, batch_size=2, seed=0))
+
+
 def test_mixtures_keep_weights_and_each_its_own_score(
     ranks: data.Dataset, pairs: data.Dataset
 ) -> None:
