@@ -26,26 +26,30 @@ import numpy as np
 from PIL import Image
 
 from spips_jax import data
-from spips_jax.data.builder import Card, IqaBuilder, Row
+from spips_jax.data.builder import Card, IqaBuilder, Kind, Row
 from spips_jax.data.scenes import scene
 
 SETTINGS = ((0, 1), (0, 2), (0, 4), (0, 8), (1, 1), (2, 1), (2, 2), (4, 1))
 """(worker processes, threads in each)."""
 
 
-class LoadingTriplets(IqaBuilder):
-    """64x64 triplets, PNG."""
-
-    CARD: ClassVar[Card] = Card(
-        title="triplets",
-        kind="2afc",
-        opinion="judgement",
+def _card(kind: Kind, opinion: str) -> Card:
+    return Card(
+        title=kind,
+        kind=kind,
+        opinion=opinion,
         scale=(0, 1),
         layout="",
         url="",
         licence="",
         citation="",
     )
+
+
+class LoadingTriplets(IqaBuilder):
+    """64x64 triplets, PNG."""
+
+    CARD: ClassVar[Card] = _card("2afc", "judgement")
     MARKER = "."
 
     def read_rows(self, root: Path) -> dict[str, Sequence[Row]]:
@@ -55,16 +59,7 @@ class LoadingTriplets(IqaBuilder):
 class LoadingPairs(IqaBuilder):
     """512x384 pairs, BMP."""
 
-    CARD: ClassVar[Card] = Card(
-        title="pairs",
-        kind="pairs",
-        opinion="mos",
-        scale=(0, 1),
-        layout="",
-        url="",
-        licence="",
-        citation="",
-    )
+    CARD: ClassVar[Card] = _card("pairs", "mos")
     MARKER = "."
 
     def read_rows(self, root: Path) -> dict[str, Sequence[Row]]:

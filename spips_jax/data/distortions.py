@@ -29,11 +29,10 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
+from spips_jax.images import MIN_SIZE
+
 LEVELS = 5
 """Levels of every kind: 1 is the weakest, `LEVELS` the strongest."""
-
-MIN_SIZE = 32
-"""Smallest height and width, in pixels, as the metrics have it."""
 
 Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 

@@ -21,10 +21,9 @@ from typing import TypeVar
 import numpy as np
 import scipy.ndimage
 
-T = TypeVar("T")
+from spips_jax.images import MIN_SIZE
 
-MIN_SIZE = 32
-"""Smallest height and width, in pixels, as the metrics have it."""
+T = TypeVar("T")
 
 GAMMA = 2.2
 """Exponent that encodes linear light, close to sRGB's curve."""
