@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spips_jax import data
 from spips_jax.data import DataError
@@ -126,3 +127,22 @@ def test_a_split_past_a_shard_keeps_its_order(
     assert len(list(folder.glob("*.array_record-*"))) == 15
     dataset = data.load("synthetic/scenes", data_dir=tmp_path)
     assert [example["level"] for example in dataset] == [1, 2, 3, 4, 5] * 3
+
+
+def test_joined_splits_come_in_the_order_they_are_named(tmp_path: Path) -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    for subset in ("cnn", "color"):
+        folder = tmp_path / "2afc" / "val" / subset
+        for image in ("ref", "p0", "p1", "judge"):
+            (folder / image).mkdir(parents=True)
+        for number in range(2):
+            for image in ("ref", "p0", "p1"):
+                Image.fromarray(pixels).save(folder / image / f"{number:06d}.png")
+            np.save(folder / "judge" / f"{number:06d}.npy", np.float32([number / 5]))
+    data.prepare("bapps", data_dir=tmp_path, manual_dir=tmp_path, partial=True)
+    for order in (("cnn", "color"), ("color", "cnn"), ("color",)):
+        split = "+".join(f"val_{subset}" for subset in order)
+        dataset = data.load("bapps", data_dir=tmp_path, split=split)
+        expected = [f"val/{subset}/{n:06d}" for subset in order for n in range(2)]
+        assert [example["id"] for example in dataset] == expected
+        assert dataset.index["judgement"].tolist() == [0, np.float32(0.2)] * len(order)
