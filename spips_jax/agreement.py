@@ -12,7 +12,7 @@ metric and the dataset declare.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -280,12 +280,12 @@ def bootstrap(
     Raises:
       AgreementError: as in the module; fewer than two references.
     """
-    rows, groups = _groups(columns, references)
+    rows = _rows_of_references(columns, references)
     values = [np.asarray(column) for column in columns]
     value = statistic(*values)
     drawn = [
         statistic(*(column[chosen] for column in values))
-        for chosen in _resamplings(rows, groups, samples, seed)
+        for chosen in _resamplings(rows, samples, seed)
     ]
     low, high = _percentiles(drawn, confidence)
     return Interval(value, low, high)
@@ -319,7 +319,7 @@ def bootstrap_difference(
     """
     a, b = _as_columns(first), _as_columns(second)
     common = [np.asarray(column) for column in shared]
-    rows, groups = _groups((*a, *b, *common), references)
+    rows = _rows_of_references((*a, *b, *common), references)
 
     def difference(chosen: Any) -> float:
         kept = [column[chosen] for column in common]
@@ -328,7 +328,7 @@ def bootstrap_difference(
         )
 
     value = difference(slice(None))
-    drawn = [difference(chosen) for chosen in _resamplings(rows, groups, samples, seed)]
+    drawn = [difference(chosen) for chosen in _resamplings(rows, samples, seed)]
     low, high = _percentiles(drawn, confidence)
     tail = min(np.mean(np.less_equal(drawn, 0)), np.mean(np.greater_equal(drawn, 0)))
     return Interval(value, low, high, float(np.clip(2 * tail, 1 / samples, 1)))
@@ -339,8 +339,8 @@ def _as_columns(values: Array | Sequence[Array]) -> list[np.ndarray]:
     return [array] if array.ndim == 1 else list(array)
 
 
-def _groups(columns: Sequence[Any], references: Any) -> tuple[list[np.ndarray], int]:
-    """The rows of each reference, and how many there are."""
+def _rows_of_references(columns: Sequence[Any], references: Any) -> list[np.ndarray]:
+    """The rows of each reference."""
     references = np.asarray(references)
     lengths = {len(column) for column in columns} | {len(references)}
     if len(lengths) != 1:
@@ -355,17 +355,17 @@ def _groups(columns: Sequence[Any], references: Any) -> tuple[list[np.ndarray], 
             f"{count} reference: an interval over references needs two at least"
         )
     order = np.argsort(inverse, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1), count
+    return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
 
 
 def _resamplings(
-    rows: Sequence[np.ndarray], groups: int, samples: int, seed: int
-) -> list[np.ndarray]:
+    rows: Sequence[np.ndarray], samples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yields the rows of as many references as there are, drawn with replacement."""
     rng = np.random.default_rng(seed)
-    return [
-        np.concatenate([rows[group] for group in rng.integers(groups, size=groups)])
-        for _ in range(samples)
-    ]
+    for _ in range(samples):
+        drawn = rng.integers(len(rows), size=len(rows))
+        yield np.concatenate([rows[reference] for reference in drawn])
 
 
 def _percentiles(drawn: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -202,9 +202,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({_one_line(error)})") from None
+        raise ImageError(f"{path}: too large ({one_line(error)})") from None
     except Exception as error:  # Pillow's decoders raise nearly any type
-        raise ImageError(f"{path}: damaged or truncated ({_one_line(error)})") from None
+        raise ImageError(f"{path}: damaged or truncated ({one_line(error)})") from None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         lowest = int(np.asarray(image.getchannel("A")).min())
@@ -259,5 +259,6 @@ def _bits_per_channel(path: Path, file: Any) -> int:
     return 8
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an exception says, in one line; its type's name where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -25,6 +25,7 @@ from spips_jax.data.builder import (
     IqaBuilder,
     Row,
 )
+from spips_jax.images import one_line
 
 _FOLDERS = {"reference": "ref", "judgement": "judge"}
 """Where the folder of a feature has another name."""
@@ -117,8 +118,9 @@ def read_share(path: Path) -> float:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged header raises nearly any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not an NPY file of numbers ({reason})") from None
+        raise DataError(
+            f"{path}: not an NPY file of numbers ({one_line(error)})"
+        ) from None
     if array.dtype.kind not in "fiu":
         raise DataError(f"{path}: not an NPY file of numbers")
     if array.size != 1:

@@ -222,19 +222,24 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         *,
+        card: Card | None = None,
         partial: bool = False,
         progress: Callable[[Sequence[Row], str], Iterable[Row]] | None = None,
         **options: Any,
     ) -> None:
-        """`partial` allows fewer examples than published; `progress` wraps the rows."""
+        """A builder.
+
+        Args:
+          card: what the set is, where that is no constant; else `CARD`.
+          partial: allows fewer examples than published.
+          progress: wraps the rows of a split while they are written.
+          **options: of TFDS's builders.
+        """
+        self.card = card or self.CARD
         self.partial = partial
         self._progress = progress
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
-
-    @property
-    def card(self) -> Card:
-        return self.CARD
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:  # noqa: N802 - TFDS's own name
@@ -328,7 +333,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
             homepage=card.url,
             citation=card.citation,
             license=card.licence,
-            disable_shuffling=True,  # so that the index is in the records' order
+            disable_shuffling=True,  # as written: in the order of the index
             metadata=_Index(_columns(card)),
         )
 

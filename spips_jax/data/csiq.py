@@ -24,6 +24,7 @@ from spips_jax.data.builder import (
     Row,
     number,
 )
+from spips_jax.images import one_line
 
 _SHEET = "all_by_image"
 _COLUMNS = ("image", "dst_type", "dst_lev", "dmos_std", "dmos")
@@ -166,8 +167,9 @@ def _read_workbook(path: Path) -> list[list[str]]:
     except DataError:
         raise
     except Exception as error:  # whatever zip files and XML parsers raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged, or not a workbook ({reason})") from None
+        raise DataError(
+            f"{path}: damaged, or not a workbook ({one_line(error)})"
+        ) from None
 
 
 def _text(cell: Any) -> str:

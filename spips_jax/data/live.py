@@ -34,6 +34,7 @@ from spips_jax.data.builder import (
     Row,
     number,
 )
+from spips_jax.images import one_line
 
 _REFERENCE_NAMES = "refnames_all.mat"
 _IMAGE = re.compile(r"img\d+\.bmp", re.I)
@@ -190,8 +191,9 @@ def _load(path: Path, names: Sequence[str], *, title: str) -> list[list[Any]]:
             with path.open("rb") as stream:
                 found = scipy.io.loadmat(stream, squeeze_me=True)
     except Exception as error:  # whatever the reader meets in a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged, or not a MATLAB file ({reason})") from None
+        raise DataError(
+            f"{path}: damaged, or not a MATLAB file ({one_line(error)})"
+        ) from None
     missing = [name for name in names if name not in found]
     if missing:
         raise DataError(f"{path}: has no variable {', '.join(missing)}")

@@ -26,15 +26,15 @@ class PairList(IqaBuilder):
         self,
         *,
         csv_file: str | os.PathLike[str],
-        name: str,
+        config: str,
         direction: str = "",
         **options: Any,
     ) -> None:
-        """A builder of `pair_list/<name>`.
+        """A builder of `pair_list/<config>`.
 
         Args:
           csv_file: the list.
-          name: what to call the set.
+          config: what to call the set.
           direction: "mos" or "dmos", needed only where the column is called score.
           **options: as of `IqaBuilder`.
 
@@ -43,8 +43,8 @@ class PairList(IqaBuilder):
         """
         self._csv = Path(csv_file)
         self._column, opinion, extras = _columns_of(self._csv, direction)
-        self._card = Card(
-            title=f"the pair list {name}",
+        card = Card(
+            title=f"the pair list {config}",
             kind="pairs",
             opinion=opinion,
             scale=(-math.inf, math.inf),
@@ -54,12 +54,8 @@ class PairList(IqaBuilder):
             licence="the user's own",
             citation="",
         )
-        config = tfds.core.BuilderConfig(name=name, version=self.VERSION)
-        super().__init__(config=config, **options)
-
-    @property
-    def card(self) -> Card:
-        return self._card
+        named = tfds.core.BuilderConfig(name=config, version=self.VERSION)
+        super().__init__(config=named, card=card, **options)
 
     def find_root(self, manual_dir: Path | None) -> Path:
         return self._csv.parent

@@ -67,19 +67,15 @@ def prepare(
       partial: builds what is there of a set, if it is not all.
       overwrite: builds it anew; the old one stays until the new one is whole.
       progress: wraps the rows of a split while they are written, for a progress bar.
-      **options: of the builder: `csv_file`, `name`, `direction` of `PairList`;
-        `photographs`, `size` and so on of `Synthetic`, with `config` for their name.
+      **options: of the builder: `config`, `csv_file`, `direction` of `PairList`;
+        `config`, `photographs`, `size` and so on of `Synthetic`.
 
     Raises:
       DataError: unknown set, nothing found to build from, a bad image or score; the
         message is one line, and nothing half-built is left.
     """
-    builder_class = BUILDERS.get(name)
-    if builder_class is None:
-        raise DataError(f"no set {name!r}; there are {', '.join(BUILDERS)}")
-    if "config" in options:
-        options["name"] = options.pop("config")
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    builder_class = _builder_class(name)
+    root = _root(data_dir)
     builder = builder_class(data_dir=root, **options)
     folder = Path(builder.data_dir)
     if folder.exists() and not overwrite:
@@ -100,6 +96,17 @@ def prepare(
             folder.rename(scratch / "replaced")
         Path(builder.data_dir).rename(folder)
     return folder
+
+
+def _builder_class(name: str) -> type[IqaBuilder]:
+    if name not in BUILDERS:
+        raise DataError(f"no set {name!r}; there are {', '.join(BUILDERS)}")
+    return BUILDERS[name]
+
+
+def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Where prepared sets are kept."""
+    return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
 
 
 def _source(
@@ -160,10 +167,8 @@ def load(
       DataError: unknown set, a set that is not prepared, no such split.
     """
     base, _, config = name.partition("/")
-    builder_class = BUILDERS.get(base)
-    if builder_class is None:
-        raise DataError(f"no set {base!r}; there are {', '.join(BUILDERS)}")
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    builder_class = _builder_class(base)
+    root = _root(data_dir)
     parent = root / base / config if config else root / base
     folder = parent / str(builder_class.VERSION)
     if not folder.is_dir():
@@ -176,7 +181,7 @@ def load(
 
 def prepared(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
     """Returns the names of the sets that `load` finds in `data_dir`."""
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    root = _root(data_dir)
     return [
         folder.parent.relative_to(root).as_posix()
         for name, builder in BUILDERS.items()

@@ -41,12 +41,12 @@ class _Rendering:
 
 
 class Synthetic(IqaBuilder):
-    """Pairs of photographs and their distortions, `synthetic/<name>`."""
+    """Pairs of photographs and their distortions, `synthetic/<config>`."""
 
     def __init__(
         self,
         *,
-        name: str = "scenes",
+        config: str = "scenes",
         photographs: str | os.PathLike[str] | None = None,
         scenes: int = 16,
         size: int | None = None,
@@ -54,10 +54,10 @@ class Synthetic(IqaBuilder):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        """A builder of `synthetic/<name>`.
+        """A builder of `synthetic/<config>`.
 
         Args:
-          name: what to call the set.
+          config: what to call the set.
           photographs: a folder of images; without one, scenes are made.
           scenes: how many to make.
           size: side of the square cut from each photograph's middle, or made. By
@@ -82,8 +82,8 @@ class Synthetic(IqaBuilder):
         self._size = size
         self._kinds = tuple(kinds) or tuple(DISTORTIONS)
         self._seed = seed
-        self._card = Card(
-            title=f"synthetic pairs ({name})",
+        card = Card(
+            title=f"synthetic pairs ({config})",
             kind="ranks",
             opinion="level",
             scale=(1, LEVELS),
@@ -92,12 +92,8 @@ class Synthetic(IqaBuilder):
             licence="that of the photographs; made scenes are the project's",
             citation="",
         )
-        config = tfds.core.BuilderConfig(name=name, version=self.VERSION)
-        super().__init__(config=config, **options)
-
-    @property
-    def card(self) -> Card:
-        return self._card
+        named = tfds.core.BuilderConfig(name=config, version=self.VERSION)
+        super().__init__(config=named, card=card, **options)
 
     def find_root(self, manual_dir: Path | None) -> Path:
         return self._folder or Path()
