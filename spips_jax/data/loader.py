@@ -131,9 +131,7 @@ class Batches(Iterator[Batch]):
     def close(self) -> None:
         """Ends worker processes and threads; the next batch starts them again."""
         if self._iterator is not None:
-            close = getattr(self._iterator, "close", None)
-            if close is not None:
-                close()
+            self._iterator.close()
             self._iterator = None
 
     def __enter__(self) -> Batches:
