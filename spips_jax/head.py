@@ -26,16 +26,17 @@ class Attention(nn.Module):
         return jnp.sum(features * weight, axis=-1)
 
 
-def attention_pool(maps: jax.Array, logits: jax.Array) -> jax.Array:
-    """Pools maps `(..., H, W)` to `(...)` with weights that sum to 1.
+def attention_weights(logits: jax.Array, height: int, width: int) -> jax.Array:
+    """Weights `(..., height, width)` that sum to 1: where in the scene to look.
 
-    The weights are the softmax over positions of `logits` `(..., h, w)`, interpolated
-    to the maps' size; leading dimensions broadcast.
+    The softmax over positions of `logits` `(..., h, w)`, interpolated to the size.
     """
-    height, width = maps.shape[-2:]
-    logits = resize(logits, height, width)
-    weights = nn.softmax(logits, axis=(-2, -1))
-    return jnp.sum(weights * maps, axis=(-2, -1))
+    return nn.softmax(resize(logits, height, width), axis=(-2, -1))
+
+
+def attention_pool(maps: jax.Array, logits: jax.Array) -> jax.Array:
+    """Pools maps `(..., H, W)` to `(...)` by `attention_weights` of `logits`."""
+    return jnp.sum(attention_weights(logits, *maps.shape[-2:]) * maps, axis=(-2, -1))
 
 
 def resize(maps: jax.Array, height: int, width: int) -> jax.Array:
@@ -70,7 +71,8 @@ class MonotoneHead(nn.Module):
         batch = (1,) * (inputs.ndim - 1)
         linear = self.param("linear", lambda _: jnp.asarray(self.initial, jnp.float32))
         init, width, dtype = nn.initializers, (self.width,), jnp.float32
-        kernel = self.param("kernel", init.uniform(2.0 / n), (n, *width), dtype)
+        # Inputs are mostly below 0.2: with such weights the units bend where they are.
+        kernel = self.param("kernel", init.uniform(16.0 / n), (n, *width), dtype)
         bias = self.param("bias", init.normal(1.0), width, dtype)
         output = self.param("output", init.zeros, width, dtype)
 
@@ -83,3 +85,34 @@ class MonotoneHead(nn.Module):
         score = jnp.sum(inputs * linear.reshape(*batch, n), axis=-1)
         score = score + jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
         return jnp.maximum(score, 0.0)  # rounding can leave softplus differences below
+
+
+class Gain(nn.Module):
+    """A positive factor of the score, from the signed facts of a pair.
+
+      exp(tanh(o · tanh(W s + b))), in (1/e, e)
+
+    It lets a raised contrast count for less than a lowered one and leaves what the head
+    promises: a score of 0 stays 0, and a larger difference in any map, the signed facts
+    being the same, never improves it. The output layer `o` starts at zero: the
+    untrained factor is 1. Our choice; arXiv 2504.17234 has no such facts.
+
+    Attributes:
+      width: hidden units.
+    """
+
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, signed: jax.Array) -> jax.Array:
+        """Maps `(..., n)`, as `spips_jax.signed` makes them, to `(...)`."""
+        n = signed.shape[-1]
+        batch = (1,) * (signed.ndim - 1)
+        init, dtype = nn.initializers, jnp.float32
+        kernel = self.param("kernel", init.lecun_normal(), (n, self.width), dtype)
+        bias = self.param("bias", init.zeros, (self.width,), dtype)
+        output = self.param("output", init.zeros, (self.width,), dtype)
+        hidden = jnp.matmul(signed, kernel, precision=jax.lax.Precision.HIGHEST)
+        hidden = jnp.tanh(hidden + bias.reshape(*batch, self.width))
+        raised = jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
+        return jnp.exp(jnp.tanh(raised))

@@ -11,6 +11,7 @@ serves them all: `extract(images) -> Features` sees one image at a time, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax import classical
-from spips_jax.head import Attention, MonotoneHead, attention_pool, resize
+from spips_jax.head import Attention, Gain, MonotoneHead, attention_weights, resize
 from spips_jax.images import imagenet_normalize
-from spips_jax.streams import FeatureStream, unit_normalize
+from spips_jax.signed import signed_changes
+from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
 
 CLASSICAL = ("psnr", "ssim", "ms_ssim")
 STREAMS = ("perceptual", "semantic", "classical")
@@ -39,6 +41,24 @@ class Features:
 
     image: jax.Array
     taps: dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Pooled:
+    """A pair pooled over its positions: all that the streams' weights and head see.
+
+    As long as the backbone and the attention stay as they are it is the same, so that
+    training the rest needs no images.
+
+    Attributes:
+      squares: `{tap: (..., C)}`, means of the squared differences of each channel.
+      classical: `{map: (...)}`, means of the classical maps.
+      signed: `(..., 4)`, what `spips_jax.signed` says of the pair.
+    """
+
+    squares: dict[str, jax.Array]
+    classical: dict[str, jax.Array]
+    signed: jax.Array
 
 
 @flax.struct.dataclass
@@ -69,8 +89,9 @@ class Spips(nn.Module):
     """SPIPS over a backbone.
 
     Its inputs to the head are one number per map, each in [0, 1]: the backbone's taps,
-    perceptual then semantic, and the three classical maps. Before any training the
-    score is the mean of the three streams' means.
+    perceptual then semantic, and the three classical maps. The signed facts of the pair
+    scale what the head says. Before any training the score is the mean of the three
+    streams' means.
 
     Attributes:
       backbone: a module of `spips_jax.backbones`.
@@ -89,6 +110,7 @@ class Spips(nn.Module):
         streams = list(self._inputs().values())
         initial = [1.0 / len(STREAMS) / streams.count(stream) for stream in streams]
         self.head = MonotoneHead(initial=tuple(initial), width=self.width)
+        self.gain = Gain()
 
     def _inputs(self) -> dict[str, str]:
         """The head's inputs in order: the name of a map, and the stream it is of."""
@@ -103,35 +125,66 @@ class Spips(nn.Module):
         taps = extract_taps(self.backbone, images)
         return Features(image=images, taps=jax.tree.map(unit_normalize, taps))
 
+    def pool(self, reference: Features, distorted: Features) -> Pooled:
+        """Pools the differences of two Features of the same shapes."""
+        logits = self.attention(reference.taps[self.backbone.semantic[-1]])
+        squares = squared_differences(reference.taps, distorted.taps)
+        pooled = {}
+        for tap, square in squares.items():
+            weights = attention_weights(logits, *square.shape[-3:-1])
+            pooled[tap] = jnp.sum(weights[..., None] * square, axis=(-3, -2))
+        maps = classical.quality_maps(reference.image, distorted.image)
+        weights = attention_weights(logits, *reference.image.shape[-3:-1])
+        return Pooled(
+            squares=pooled,
+            classical={
+                name: jnp.sum(weights * maps[name], axis=(-2, -1)) for name in CLASSICAL
+            },
+            signed=signed_changes(reference.image, distorted.image),
+        )
+
+    def judge(self, pooled: Pooled) -> jax.Array:
+        """The score `(...)` of pairs that were pooled."""
+        return self._scores(pooled)["fused"]
+
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         """Compares two Features of the same shapes; maps that are not used are free."""
-        deep = {
-            **self.perceptual(reference.taps, distorted.taps),
-            **self.semantic(reference.taps, distorted.taps),
-        }
-        # N of the paper: at the initial weights 1/C the greatest difference of
-        # rectified features is 2/C. So a map starts as 1 - cosine similarity.
-        maps = {tap: d * (reference.taps[tap].shape[-1] / 2) for tap, d in deep.items()}
-        maps |= classical.quality_maps(reference.image, distorted.image)
-        names = list(self._inputs())
-
-        logits = self.attention(reference.taps[self.backbone.semantic[-1]])
-        pooled = [attention_pool(maps[name], logits) for name in names]
-        scores = self._judge(jnp.stack(pooled, axis=-1))
+        pooled = self.pool(reference, distorted)
+        scores = self._scores(pooled)
+        maps = self._maps(
+            squared_differences(reference.taps, distorted.taps),
+            classical.quality_maps(reference.image, distorted.image),
+        )
         height, width = reference.image.shape[-3:-1]
-        sized = {name: resize(maps[name], height, width) for name in names}
-        fused = self._judge(jnp.stack(list(sized.values()), axis=-1))
+        sized = {name: resize(d, height, width) for name, d in maps.items()}
+        gain = self.gain(pooled.signed)[..., None, None]
+        fused = self._judge(jnp.stack(list(sized.values()), axis=-1), gain)
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**sized, **fused}
         )
 
-    def _judge(self, inputs: jax.Array) -> dict[str, jax.Array]:
-        """The head on inputs `(..., n)`: on all, and on each stream alone."""
-        judged = {"fused": self.head(inputs)}
+    def _maps(
+        self, squares: Mapping[str, jax.Array], classical: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The head's inputs in order, from what they are at each position or pooled."""
+        deep = {**self.perceptual(squares), **self.semantic(squares)}
+        # N of the paper: at the initial weights 1/C the greatest difference of
+        # rectified features is 2/C. So a map starts as 1 - cosine similarity.
+        maps = {tap: d * (squares[tap].shape[-1] / 2) for tap, d in deep.items()}
+        return {**maps, **{name: classical[name] for name in CLASSICAL}}
+
+    def _scores(self, pooled: Pooled) -> dict[str, jax.Array]:
+        inputs = self._maps(pooled.squares, pooled.classical)
+        stacked = jnp.stack(list(inputs.values()), axis=-1)
+        return self._judge(stacked, self.gain(pooled.signed))
+
+    def _judge(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
+        """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""
+        judged = {"fused": gain * self.head(inputs)}
         for stream in STREAMS:
             chosen = np.array([of == stream for of in self._inputs().values()])
             chosen = chosen.reshape((1,) * (inputs.ndim - 1) + chosen.shape)
-            judged[stream] = self.head(jnp.where(chosen, inputs, 0.0))
+            judged[stream] = gain * self.head(jnp.where(chosen, inputs, 0.0))
         return judged
 
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:

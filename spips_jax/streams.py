@@ -26,23 +26,21 @@ def unit_normalize(activations: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(squares + NORM_EPSILON**2)
 
 
-def difference_map(
-    reference: jax.Array, distorted: jax.Array, weight: jax.Array
-) -> jax.Array:
-    """`D(p) = sum_c w_c (x_c(p) - y_c(p))^2`, `(..., h, w, C)` to `(..., h, w)`."""
-    # A product with a vector: on CPUs XLA's sum over the last axis takes half as long
-    # again, and the broadcast weight keeps it from fusing.
-    return jnp.matmul(
-        jnp.square(reference - distorted), weight, precision=jax.lax.Precision.HIGHEST
-    )
+def squared_differences(
+    reference: Mapping[str, jax.Array], distorted: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """`(x_c(p) - y_c(p))^2` of every tap, `(..., h, w, C)`, as the streams weigh it."""
+    return {tap: jnp.square(x - distorted[tap]) for tap, x in reference.items()}
 
 
 class FeatureStream(nn.Module):
-    """Difference maps of a group of taps, with one non-negative weight per channel.
+    """Weighs squared differences of a group of taps, one weight per channel, `w >= 0`.
 
-    The weights start at 1/C, which makes a map the paper's mean squared error; with
+      D = sum_c w_c (x_c - y_c)^2
+
+    The weights start at 1/C, which makes it the paper's mean squared error; with
     LPIPS's published ones (Zhang et al., arXiv 1801.03924, eq. 1) it is LPIPS. Negative
-    weights count as 0. A map of rectified features never exceeds 2 max(w).
+    weights count as 0. D of rectified features never exceeds 2 max(w).
 
     Attributes:
       taps: names of the activations that belong to the stream.
@@ -51,15 +49,20 @@ class FeatureStream(nn.Module):
     taps: Sequence[str]
 
     @nn.compact
-    def __call__(
-        self, reference: Mapping[str, jax.Array], distorted: Mapping[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """Returns `{tap: map (..., h, w)}` of unit-normalised activations, float32."""
-        maps = {}
+    def __call__(self, squares: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `{tap: (...)}` for `squares` `(..., C)`: at each position, as a map,
+        or of their mean over positions, which is the map's mean.
+        """
+        differences = {}
         for tap in self.taps:
-            channels = reference[tap].shape[-1]
+            channels = squares[tap].shape[-1]
             initial = nn.initializers.constant(1.0 / channels)
             weight = self.param(tap, initial, (channels,), jnp.float32)
-            weight = jnp.maximum(weight, 0.0)
-            maps[tap] = difference_map(reference[tap], distorted[tap], weight)
-        return maps
+            # A product with a vector: on CPUs XLA's sum over the last axis takes half
+            # as long again, and the broadcast weight keeps it from fusing.
+            differences[tap] = jnp.matmul(
+                squares[tap],
+                jnp.maximum(weight, 0.0),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+        return differences

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spips_jax.head import Attention, MonotoneHead, attention_pool, resize
-from spips_jax.streams import FeatureStream, unit_normalize
+from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
 
 
 def features(seed: int, *shape: int) -> np.ndarray:
@@ -25,9 +25,8 @@ def test_a_stream_map_follows_its_equation():
     weight = np.random.default_rng(2).random(7).astype(np.float32)
     stream = FeatureStream(taps=("relu1",))
     params = {"params": {"relu1": weight}}
-    actual = stream.apply(
-        params, {"relu1": unit_normalize(x)}, {"relu1": unit_normalize(y)}
-    )["relu1"]
+    taps = [{"relu1": unit_normalize(image)} for image in (x, y)]
+    actual = stream.apply(params, squared_differences(*taps))["relu1"]
     x, y = x.astype(np.float64), y.astype(np.float64)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     y /= np.linalg.norm(y, axis=-1, keepdims=True)
@@ -38,7 +37,7 @@ def test_a_stream_map_follows_its_equation():
 def test_an_untrained_stream_is_the_mean_squared_error():
     x, y = features(0, 3, 3, 16), features(1, 3, 3, 16)
     stream = FeatureStream(taps=("relu1",))
-    maps, _ = stream.init_with_output(jax.random.key(0), {"relu1": x}, {"relu1": y})
+    maps, _ = stream.init_with_output(jax.random.key(0), {"relu1": (x - y) ** 2})
     expected = ((x.astype(np.float64) - y) ** 2).mean(-1)
     np.testing.assert_allclose(maps["relu1"], expected, rtol=1e-5)  # float32 sums
 
@@ -47,7 +46,7 @@ def test_negative_channel_weights_count_as_zero():
     x, y = features(0, 3, 3, 4), features(1, 3, 3, 4)
     stream = FeatureStream(taps=("relu1",))
     params = {"params": {"relu1": np.full(4, -1, np.float32)}}
-    assert (stream.apply(params, {"relu1": x}, {"relu1": y})["relu1"] == 0).all()
+    assert (stream.apply(params, {"relu1": (x - y) ** 2})["relu1"] == 0).all()
 
 
 def test_unit_normalisation_is_finite_at_zero_features():
