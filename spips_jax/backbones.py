@@ -201,3 +201,21 @@ def build(name: str, **options: Any) -> Any:
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
     return BACKBONES[name](**options)
+
+
+def initialize(name: str, key: jax.Array) -> dict[str, Any]:
+    """Random parameters of the backbone `name`: He et al., arXiv 1502.01852.
+
+    Kernels are normal with variance 2 / fan-in, so that activations keep their scale in
+    depth; biases are 0. Even such features tell images apart (Zhang et al., arXiv
+    1801.03924, section 4), so that a network needs no download to be tried.
+    """
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(build(name).init, jax.random.key(0), image)["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    init = nn.initializers.he_normal()
+    drawn = [
+        init(one, leaf.shape) if len(leaf.shape) > 1 else jnp.zeros(leaf.shape)
+        for one, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import jax
 
 from spips_jax import backbones, baselines, images, metric, weights
+from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.spips import Features
 
 EXIT_ERROR = 2
@@ -102,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default="spips-alexnet",
         metavar="NAME",
-        help="a name that `spips models` lists (default: %(default)s)",
+        help="a name that `spips models` lists, or the file of a trained model"
+        " (default: %(default)s)",
     )
     score.add_argument(
         "--weights", metavar="FILE", help="the backbone's weights (default: the cache)"
@@ -146,7 +148,7 @@ def _score(args: argparse.Namespace) -> int:
     pairs, problems = _find_pairs(args)
     model = _load(args.model, args.weights, args.head)
     map_files = _map_files(pairs, args.maps)
-    _cache_compilations()
+    cache_compilations()
     for problem in problems:
         errors.print(f"error: {problem}")
 
@@ -384,9 +386,11 @@ def _load(name: str, weights_file: str | None, head: str | None) -> metric.Metri
     try:
         if name in baselines.BASELINES:
             return baselines.load(name, weights=weights_file, head=head)
-        if name not in metric.MODELS:
+        if name not in metric.MODELS and not name.endswith(".safetensors"):
             known = ", ".join((*metric.MODELS, *baselines.BASELINES))
-            raise CommandError(f"model {name!r} is not one of {known}")
+            raise CommandError(
+                f"model {name!r} is not one of {known}, nor a .safetensors file"
+            )
         if head is not None:
             raise CommandError(f"--head {head}: {name} has no second file")
         return metric.load(name, weights=weights_file)
@@ -394,13 +398,6 @@ def _load(name: str, weights_file: str | None, head: str | None) -> metric.Metri
         raise
     except ValueError as error:
         raise CommandError(str(error)) from None
-
-
-def _cache_compilations() -> None:
-    """Keeps compiled programs for the next run, unless the user has a say in it."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = weights.cache_folder() / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -430,7 +427,7 @@ def _models(args: argparse.Namespace) -> int:
     if not console.is_terminal:
         console.width = 160  # nothing is cut where the output goes to a file
     console.print(table)
-    console.print(f"weights are looked for in {weights.cache_folder()}")
+    console.print(f"weights are looked for in {cache_folder()}")
     return 0
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from spips_jax import backbones, images, weights
+from spips_jax import backbones, images, model_file, weights
 from spips_jax.images import Images
 from spips_jax.spips import Comparison, Features, Spips
 
@@ -171,7 +171,7 @@ def _compare(
 
 
 def load(
-    name: str = "spips-alexnet",
+    name: str | os.PathLike[str] = "spips-alexnet",
     *,
     weights: str | os.PathLike[str] | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -179,7 +179,8 @@ def load(
     """Loads a SPIPS model.
 
     Args:
-      name: one of "spips-alexnet", "spips-squeezenet", "spips-vgg16", "spips-vgg19".
+      name: the .safetensors file of a trained model, as `train.py export` writes it, or
+        "spips-alexnet", "spips-squeezenet", "spips-vgg16", "spips-vgg19".
       weights: the backbone's file, as `python -m weights_convert` writes it; by
         default `alexnet.safetensors` and so on in the cache folder (SPIPS_HOME, else
         ~/.cache/spips_jax).
@@ -187,25 +188,35 @@ def load(
         speed counts more.
 
     Returns:
-      The metric. Its streams, fusion and head are untrained: uniform.
+      The metric. By name its streams, fusion and head are untrained: uniform.
 
     Raises:
       ValueError: there is no model of that name.
-      WeightsError: the file is missing, damaged or another network's; the message says
-        what to run.
+      WeightsError: a file is missing, damaged, another network's, or the backbone is
+        not the one that the model was trained on; the message says what to do.
     """
-    if name not in MODELS:
-        raise ValueError(f"model {name!r} is not one of {', '.join(MODELS)}")
-    network = MODELS[name]
-    backbone = read_network(network, weights)
-    module = Spips(backbone=backbones.build(network, dtype=dtype))
-    params = {**_untrained(module), "backbone": backbone}
+    if os.fspath(name) in MODELS:
+        network = MODELS[os.fspath(name)]
+        module = Spips(backbone=backbones.build(network, dtype=dtype))
+        params = {**untrained(module), "backbone": read_network(network, weights)}
+        return Metric(variables={"params": params}, module=module, name=os.fspath(name))
+    if not os.fspath(name).endswith(".safetensors"):
+        raise ValueError(
+            f"model {os.fspath(name)!r} is not one of {', '.join(MODELS)}, nor a"
+            " .safetensors file"
+        )
+    name, module, params = model_file.read_model(name, backbone=weights, dtype=dtype)
     return Metric(variables={"params": params}, module=module, name=name)
 
 
-def _untrained(module: Spips) -> dict[str, Any]:
-    """Initial parameters of all but the backbone, which is never run for it."""
-    key = jax.random.key(0)
+def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
+    """Initial parameters of all but the backbone, which is never run for it.
+
+    Args:
+      module: the network.
+      key: of what is random in them, which does not show before training.
+    """
+    key = jax.random.key(0) if key is None else key
     image = jnp.zeros((images.MIN_SIZE, images.MIN_SIZE, 3), jnp.float32)
     features, _ = jax.eval_shape(
         partial(module.init_with_output, method="extract"), key, image

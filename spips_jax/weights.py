@@ -1,13 +1,15 @@
 """Weight files: safetensors with strict names and shapes, and the folder they live in.
 
 A file holds the float tensors of one `network`: a backbone ("alexnet", ...), LPIPS's
-linear heads ("lpips-alexnet", ...) or DISTS's two vectors ("dists"). Tensors are named
-by their path in the parameter tree, joined with dots ("conv1_1.kernel"); kernels are
-HWIO. The header's metadata says which network it is and where it came from.
+linear heads ("lpips-alexnet", ...), DISTS's two vectors ("dists") or a trained SPIPS
+(`spips_jax.model_file`). Tensors are named by their path in the parameter tree, joined
+with dots ("conv1_1.kernel"); kernels are HWIO. The header's metadata says which network
+it is and where it came from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from spips_jax import backbones
+from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
 from spips_jax.images import MIN_SIZE
 
@@ -37,15 +40,6 @@ NETWORKS = (
 
 class WeightsError(ValueError):
     """Weights that are missing or cannot be used; one line that says what to do."""
-
-
-def cache_folder() -> Path:
-    """Returns the folder of downloaded and converted weights.
-
-    The environment variable SPIPS_HOME names it; otherwise ~/.cache/spips_jax.
-    """
-    home = os.environ.get("SPIPS_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "spips_jax"
 
 
 def weights_path(network: str) -> Path:
@@ -103,12 +97,30 @@ def write_weights(
     Raises:
       WeightsError: a tensor is missing, extra or misshapen for `network`.
     """
+    write_tensors(
+        path,
+        params,
+        shapes=expected_shapes(network),
+        network=network,
+        metadata=metadata,
+    )
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    network: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """`write_weights` for tensors whose `shapes` the caller knows."""
     path = Path(path)
     flat = {
         name: np.ascontiguousarray(tensor)
         for name, tensor in traverse_util.flatten_dict(dict(params), sep=".").items()
     }
-    _check_shapes(path, {name: x.shape for name, x in flat.items()}, network)
+    check_shapes(path, flat, shapes=shapes, network=network)
     header = {"format": FORMAT, "version": VERSION, "network": network}
     with replacing(path) as partial:
         safetensors.numpy.save_file(
@@ -123,50 +135,92 @@ def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any
       WeightsError: no such file, not a safetensors file of ours, of another network,
         or a tensor is missing, extra, misshapen or not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise WeightsError(f"{path}: {what}; {how_to_get(network)}")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            found = (file.metadata() or {}).get("network")
-        flat = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); make one with `python -m"
-            f" weights_convert {network} --source FILE`"
-        ) from None
+    remedy = how_to_get(network)
+    flat, metadata = read_tensors(
+        path, remedy=remedy, again=f"make one with `{command_for(network, given=True)}`"
+    )
+    found = metadata.get("network")
     if found != network:
         holds = f"holds {found}" if found else "was not written by weights_convert"
-        raise WeightsError(f"{path}: {holds}, wanted {network}; {how_to_get(network)}")
-    _check_shapes(path, {name: x.shape for name, x in flat.items()}, network)
-    for name, tensor in flat.items():
-        if not np.isfinite(tensor).all():
-            raise WeightsError(f"{path}: tensor {name} contains NaN or inf")
-    flat = {name: np.asarray(tensor, np.float32) for name, tensor in flat.items()}
+        raise WeightsError(f"{path}: {holds}, wanted {network}; {remedy}")
+    check_shapes(Path(path), flat, shapes=expected_shapes(network), network=network)
     return traverse_util.unflatten_dict(flat, sep=".")
 
 
-def _check_shapes(
-    path: Path, found: Mapping[str, tuple[int, ...]], network: str
+def read_tensors(
+    path: str | os.PathLike[str], *, remedy: str, again: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a safetensors file: float32 tensors by name, and its metadata.
+
+    Args:
+      path: the file.
+      remedy: what an error says of a file that is not there.
+      again: of one that is damaged.
+
+    Raises:
+      WeightsError: no such file, not a whole safetensors file, NaN or inf in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {what}; {remedy}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        flat = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); {again}"
+        ) from None
+    for name, tensor in flat.items():
+        if not np.isfinite(tensor).all():
+            raise WeightsError(f"{path}: tensor {name} contains NaN or inf")
+    return (
+        {name: np.asarray(tensor, np.float32) for name, tensor in flat.items()},
+        metadata,
+    )
+
+
+def check_shapes(
+    path: Path,
+    found: Mapping[str, np.ndarray],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    network: str,
 ) -> None:
-    expected = expected_shapes(network)
-    for name, shape in expected.items():
+    """Raises `WeightsError` unless `found` are the tensors that `shapes` names."""
+    for name, shape in shapes.items():
         if name not in found:
             raise WeightsError(f"{path}: tensor {name} {shape} of {network} is missing")
-        if tuple(found[name]) != shape:
+        if found[name].shape != shape:
             raise WeightsError(
-                f"{path}: tensor {name} has shape {tuple(found[name])}, {network} has"
+                f"{path}: tensor {name} has shape {found[name].shape}, {network} has"
                 f" {shape} there"
             )
     for name in found:
-        if name not in expected:
+        if name not in shapes:
             raise WeightsError(f"{path}: tensor {name} is none of {network}'s")
 
 
-def command_for(network: str) -> str:
-    """Returns the command that puts the weights of `network` where `load` looks."""
-    source = "" if network in backbones.BACKBONES else " --source FILE"
+def digest(params: Mapping[str, Any]) -> str:
+    """SHA-256 of a parameter tree: of each tensor's name, shape and float32 bytes."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(
+        traverse_util.flatten_dict(dict(params), sep=".").items()
+    ):
+        array = np.ascontiguousarray(tensor, "<f4")
+        sha256.update(f"{name} {array.shape}\n".encode() + array.tobytes())
+    return sha256.hexdigest()
+
+
+def command_for(network: str, *, given: bool = False) -> str:
+    """Returns the command that puts the weights of `network` where `load` looks.
+
+    Args:
+      network: one of `NETWORKS`.
+      given: whether to convert a file that the user has, rather than download.
+    """
+    source = " --source FILE" if given or network not in backbones.BACKBONES else ""
     return f"python -m weights_convert {network}{source}"
 
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from spips_jax import weights
+from spips_jax.cache import cache_folder
 from spips_jax.weights import WeightsError
 
 
@@ -119,6 +120,6 @@ def test_an_unknown_network_is_an_error():
 def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("SPIPS_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights.cache_folder() == tmp_path / ".cache" / "spips_jax"
+    assert cache_folder() == tmp_path / ".cache" / "spips_jax"
     monkeypatch.setenv("SPIPS_HOME", "~/weights")
     assert weights.weights_path("vgg16") == tmp_path / "weights" / "vgg16.safetensors"

@@ -11,13 +11,8 @@ from typing import NoReturn
 
 import safetensors
 
-from spips_jax.weights import (
-    NETWORKS,
-    WeightsError,
-    cache_folder,
-    weights_path,
-    write_weights,
-)
+from spips_jax.cache import cache_folder
+from spips_jax.weights import NETWORKS, WeightsError, weights_path, write_weights
 from weights_convert import download, networks, torch_twin, verify
 
 EXIT_DIFFERENT = 1
