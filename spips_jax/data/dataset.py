@@ -7,6 +7,7 @@ records are ArrayRecord files, images are decoded by Pillow, and TensorFlow is n
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,12 +37,15 @@ class Dataset:
       opinion: the name of the human score, a key of `builder.OPINIONS`, which says its
         direction.
       index: a column of every feature that is not an image, by name, each `(N,)`.
+      fingerprint: changes when the set's records do: a digest of their files' names,
+        sizes and times.
     """
 
     name: str
     kind: Kind
     opinion: str
     index: Mapping[str, np.ndarray]
+    fingerprint: str
     _source: Any
     _rows: np.ndarray
     _references: frozenset[str]
@@ -171,10 +175,17 @@ def open_folder(
         kind=kind,
         opinion=opinion,
         index=index,
+        fingerprint=_fingerprint(path),
         _source=source,
         _rows=np.arange(len(source)),
         _references=frozenset(index["reference_id"].tolist()),
     )
+
+
+def _fingerprint(path: Path) -> str:
+    files = sorted(file for file in path.iterdir() if "array_record" in file.name)
+    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _kind(features: Mapping[str, Any], path: Path) -> tuple[Kind, str]:

@@ -11,7 +11,8 @@ leaves out, so that all batches have one shape and no example counts twice.
 
 A batch is a dict of NumPy arrays: the images uint8 `(B, H, W, 3)`, the columns of the
 set's index `(B,)`, and `dataset`, the set's name. Every process gets `batch_size`
-divided by the number of processes.
+divided by the number of processes. A set whose examples hold no images, but numbers
+made of them once, goes through all of it but the crops and flips.
 """
 
 from __future__ import annotations
@@ -249,7 +250,8 @@ def eval_batches(
     Returns:
       The same number of batches in every process. `mask` `(B,)` is False for the copies
       that fill up a batch; over all processes and batches every example is unmasked
-      once. Batches come by image size, smallest first, and in the set's order.
+      once; `position` `(B,)` is where it stands in the set. Batches come by image size,
+      smallest first, and in the set's order.
 
     Raises:
       DataError: an empty set, a batch that the processes cannot share.
@@ -302,6 +304,13 @@ def _check_source(source: Source) -> None:
             f"{dataset.name}: weight {source.weight:g}: it must be above 0; leave the"
             " set out instead"
         )
+    if not dataset.images:
+        if crop is not None or source.flip:
+            raise DataError(
+                f"{dataset.name}: holds no images to crop or flip: leave crop and flip"
+                " out"
+            )
+        return
     heights, widths = dataset.index["height"], dataset.index["width"]
     if crop is None:
         sizes = sorted(set(zip(widths.tolist(), heights.tolist(), strict=True)))
@@ -383,6 +392,8 @@ class _Augment(grain.transforms.RandomMap):
 
     def random_map(self, element: Batch, rng: np.random.Generator) -> Batch:
         images = [name for name, value in element.items() if value.ndim == 4]
+        if not images:
+            return element
         _, height, width, _ = element[images[0]].shape
         crop_height, crop_width = self.crop or height, self.crop or width
         top = rng.integers(height - crop_height + 1)
@@ -434,10 +445,12 @@ class _Planned:
         row = self.plan[number]
         # A copy repeats the example before it or, where a process has only copies, one
         # of another process.
-        examples: dict[int, Mapping[str, Any]] = {}
-        for position in row.tolist():
-            real = position if position >= 0 else -1 - position
-            if real not in examples:
-                examples[real] = self.dataset[real]
-        batch = _stack([examples[p if p >= 0 else -1 - p] for p in row.tolist()])
-        return {**batch, "mask": row >= 0, "dataset": self.dataset.name}
+        positions = np.where(row >= 0, row, -1 - row)
+        examples = {p: self.dataset[p] for p in dict.fromkeys(positions.tolist())}
+        batch = _stack([examples[position] for position in positions.tolist()])
+        return {
+            **batch,
+            "position": positions.astype(np.int32),
+            "mask": row >= 0,
+            "dataset": self.dataset.name,
+        }
