@@ -1,0 +1,511 @@
+"""Checkpoints: the last few and the best, each whole or skipped. With Orbax.
+
+A checkpoint is a folder named by its step. `state` in it holds the arrays, `record` the
+JSON: what the caller gives, the validation result, and every array's path, type, shape
+and SHA-256. Orbax writes both under a temporary name and renames the folder when all is
+there, so that a killed process leaves no half of a checkpoint. Files can still be
+damaged afterwards, and Orbax does not see every flipped bit: what was read is compared
+with the record, and a checkpoint that differs is passed over for the one before.
+
+With several JAX processes every one makes the same calls. The first alone reads and
+writes, and hands what it read to the others: all of them resume from one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from spips_jax.images import one_line
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, or fits another state; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What was saved at a step.
+
+    Attributes:
+      step: the number of steps that were done.
+      state: the arrays, as NumPy arrays in the structure that was asked for; None from
+        `describe`.
+      record: the caller's JSON.
+      metric: the validation result, larger is better; None where there was none.
+    """
+
+    step: int
+    state: Any
+    record: dict[str, Any]
+    metric: float | None
+
+
+class Checkpoints:
+    """The checkpoints of a folder, to write and read. A context manager."""
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
+    ) -> None:
+        """Opens a folder; for writing, makes it and removes what killed saves left.
+
+        Args:
+          folder: where the checkpoints are, a path or gs:// address. One run at a time
+            may have it open for writing.
+          keep: how many of the last are kept, beside the best by metric.
+          read_only: whether to leave everything in the folder as it is, also what is
+            damaged.
+
+        Raises:
+          CheckpointError: the folder cannot be made or written, keep is below 1.
+        """
+        if keep < 1:
+            raise CheckpointError(f"keep {keep} checkpoints: it must be 1 or more")
+        self._folder = epath.Path(folder)
+        self._keep = keep
+        self._read_only = read_only
+        self._metrics: dict[int, float] = {}
+        self._manager: ocp.CheckpointManager | None = None
+        self._quiet = _NotOrbax()
+        logging.getLogger("absl").addFilter(self._quiet)
+        if not read_only:
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self) -> None:
+        """Orbax's manager lists the folder once, when it is made."""
+        self._metrics = _metrics(self._folder)
+        with _failing(f"{self._folder}: checkpoints cannot be written"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=checkpoint_managers.CheckpointManagerOptions(
+                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                        [
+                            checkpoint_managers.LatestN(self._keep),
+                            _Best(self._metrics),
+                        ]
+                    ),
+                    cleanup_tmp_directories=True,
+                    # A folder that cannot be made is then an error at once.
+                    async_options=ocp.AsyncOptions(
+                        create_directories_asynchronously=False
+                    ),
+                    # Otherwise damaged metadata could keep the folder from opening.
+                    lightweight_initialize=True,
+                ),
+            )
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        record: Mapping[str, Any],
+        metric: float | None = None,
+    ) -> None:
+        """Saves a checkpoint in the background; returns when the arrays are copied.
+
+        A step that is there already is left as it is: overwriting it would put a whole
+        checkpoint at risk for one that is the same.
+
+        Args:
+          step: the number of steps that were done.
+          state: a pytree of NumPy or JAX arrays, not replicated; raw key data instead
+            of typed PRNG keys.
+          record: plain values for JSON.
+          metric: the validation result, larger is better; one that is not finite
+            counts as none.
+
+        Raises:
+          CheckpointError: the folder is open for reading only, or this save or the one
+            before failed.
+        """
+        if self._manager is None:
+            raise CheckpointError(
+                f"{self._folder} is open for reading only: step {step} is not saved"
+            )
+        if step in self._manager.all_steps():
+            return
+        if metric is not None:
+            metric = float(metric) if math.isfinite(metric) else None
+        arrays = {path: np.asarray(leaf) for path, leaf in _leaves(state).items()}
+        content = {
+            "record": dict(record),
+            "metric": metric,
+            "leaves": {
+                path: [str(array.dtype), list(array.shape), _digest(array)]
+                for path, array in arrays.items()
+            },
+        }
+        # As JSON gives it back, so that its digest is the same when it is read.
+        content = json.loads(json.dumps(content))
+        with _failing(f"{self._folder}: checkpoints cannot be written"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    # Orbax does not save arrays without elements.
+                    state=ocp.args.StandardSave(
+                        {path: array for path, array in arrays.items() if array.size}
+                    ),
+                    record=ocp.args.JsonSave(
+                        {"content": content, "sha256": _json_digest(content)}
+                    ),
+                ),
+                force=True,
+            )
+        if metric is not None:
+            self._metrics[step] = metric
+
+    def latest(self, like: Any) -> Checkpoint | None:
+        """Returns the newest checkpoint that is whole, or None where there is none.
+
+        Each damaged one that was passed over is named in a warning. It is renamed to
+        STEP.damaged, so that its step can be saved again; reading only, it is left.
+
+        Args:
+          like: a pytree of arrays or `jax.ShapeDtypeStruct`s, as the state must be.
+
+        Raises:
+          CheckpointError: the checkpoint holds other arrays than `like` asks for, or
+            the folder cannot be read.
+        """
+        return self._find(like, best=False)
+
+    def best(self, like: Any) -> Checkpoint | None:
+        """Returns the best whole checkpoint by metric, else as `latest` does."""
+        return self._find(like, best=True)
+
+    def wait(self) -> None:
+        """Waits until what was saved is written.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        if self._manager is not None:
+            with _failing(f"{self._folder}: checkpoints cannot be written"):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as `wait` does and ends Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                manager, self._manager = self._manager, None
+                manager.close()
+            logging.getLogger("absl").removeFilter(self._quiet)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _find(self, like: Any, *, best: bool) -> Checkpoint | None:
+        self.wait()
+        found: Checkpoint | None = None
+        damaged: dict[int, str] = {}
+        error = ""
+        if jax.process_index() == 0:
+            try:
+                found, damaged = _first_whole(self._folder, like, best=best)
+            except CheckpointError as caught:
+                error = str(caught)
+            self._pass_over(damaged, found)
+        if jax.process_count() > 1:
+            found, damaged, error = _from_first_process(found, damaged, error, like)
+        if damaged and self._manager is not None:
+            manager, self._manager = self._manager, None
+            manager.close()
+            self._open()
+        if error:
+            raise CheckpointError(error)
+        return found
+
+    def _pass_over(self, damaged: Mapping[int, str], found: Checkpoint | None) -> None:
+        instead = f"step {found.step} is used instead" if found else "no other is whole"
+        for step, what in damaged.items():
+            path = self._folder / str(step)
+            kept = ""
+            if not self._read_only:
+                aside = self._folder / f"{step}.damaged"
+                if aside.exists():
+                    aside.rmtree()
+                path.rename(aside)
+                kept = f"; it is now {aside.name}"
+            warnings.warn(
+                f"checkpoint {path} is damaged ({what}): {instead}{kept}", stacklevel=4
+            )
+
+
+def describe(folder: str | os.PathLike[str]) -> Checkpoint | None:
+    """Returns the newest checkpoint whose record is whole, without its state.
+
+    It tells what a state must be like before there is one to compare with. Nothing is
+    waited for, and nothing written.
+    """
+    path = epath.Path(folder)
+    for step in _steps(path):
+        with contextlib.suppress(_DamagedError):
+            content = _read_content(path / str(step))
+            return Checkpoint(
+                step=step,
+                state=None,
+                record=content["record"],
+                metric=content["metric"],
+            )
+    return None
+
+
+class _DamagedError(Exception):
+    """What is wrong with the files of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoint with the largest metric, the newest of equals."""
+
+    metrics: Mapping[int, float]
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        steps = [info.step for info in checkpoints]
+        best = max(
+            (step for step in steps if step in self.metrics),
+            key=lambda step: (self.metrics[step], step),
+            default=None,
+        )
+        return [step == best for step in steps]
+
+
+class _NotOrbax(logging.Filter):
+    """Drops Orbax's many lines; what matters of them is raised as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Orbax raises errors of many kinds, some of many lines."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{what}: {one_line(error)}") from error
+
+
+class _AllRead(ocp.type_handlers.NumpyHandler):
+    """Raises when all arrays have been read or failed.
+
+    Orbax raises at the first and closes the event loop that the others still report to,
+    which each of them complains of on standard error.
+    """
+
+    async def deserialize(
+        self,
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.RestoreArgs] | None = None,
+    ) -> Sequence[np.ndarray]:
+        args = args or [ocp.RestoreArgs()] * len(infos)
+        results = await asyncio.gather(
+            *(
+                super(_AllRead, self).deserialize([info], [arg])
+                for info, arg in zip(infos, args, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [array for (array,) in results]
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(_bytes(array).data).hexdigest()
+
+
+def _json_digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """Steps of finished checkpoints, newest first."""
+    names = ocp.path.step.standard_name_format()
+    with _failing(f"{folder}: cannot be listed"):
+        return sorted((found.step for found in names.find_all(folder)), reverse=True)
+
+
+def _metrics(folder: epath.Path) -> dict[int, float]:
+    metrics = {}
+    for step in _steps(folder):
+        with contextlib.suppress(_DamagedError):
+            metric = _read_content(folder / str(step))["metric"]
+            if metric is not None:
+                metrics[step] = metric
+    return metrics
+
+
+def _best_first(folder: epath.Path) -> list[int]:
+    """Steps by metric, those without one last and those without a record first.
+
+    One whose record cannot be read may be the best: it must be tried to be named.
+    """
+
+    def rank(step: int) -> tuple[float, int]:
+        try:
+            metric = _read_content(folder / str(step))["metric"]
+        except _DamagedError:
+            return math.inf, step
+        return (-math.inf if metric is None else metric), step
+
+    return sorted(_steps(folder), key=rank, reverse=True)
+
+
+def _first_whole(
+    folder: epath.Path, like: Any, *, best: bool
+) -> tuple[Checkpoint | None, dict[int, str]]:
+    """Returns a checkpoint, and what is wrong with those that came before it."""
+    damaged: dict[int, str] = {}
+    for step in _best_first(folder) if best else _steps(folder):
+        try:
+            return _read(folder / str(step), like), damaged
+        except _DamagedError as error:
+            damaged[step] = str(error)
+    return None, damaged
+
+
+def _read_content(path: epath.Path) -> dict[str, Any]:
+    """Returns the record's content, compared with its digest."""
+    try:
+        saved = ocp.JsonCheckpointHandler().restore(path / "record")
+        content = saved["content"]
+        whole = saved["sha256"] == _json_digest(content)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _DamagedError("its record is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
+    except (ValueError, KeyError, TypeError):
+        raise _DamagedError("its record is not JSON as it was written") from None
+    if not whole:
+        raise _DamagedError("its record is not what was written")
+    return content
+
+
+def _read(path: epath.Path, like: Any) -> Checkpoint:
+    content = _read_content(path)
+    leaves = content["leaves"]
+    _compare(path, leaves, like)
+    try:
+        arrays = ocp.PyTreeCheckpointHandler(
+            type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+                (np.ndarray, _AllRead())
+            )
+        ).restore(path / "state")
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever Orbax and its libraries stumble over
+        raise _DamagedError(f"its arrays cannot be read: {one_line(error)}") from None
+    for name, (dtype, shape, digest) in leaves.items():
+        if not math.prod(shape):
+            arrays[name] = np.zeros(shape, dtype)
+        array = arrays.get(name)
+        if array is None or [str(array.dtype), list(array.shape)] != [dtype, shape]:
+            raise _DamagedError(f"{name} is not as it was written")
+        if _digest(array) != digest:
+            raise _DamagedError(f"{name} has other bits than were written")
+    return Checkpoint(
+        step=int(path.name),
+        state=jax.tree.unflatten(
+            jax.tree.structure(like), [arrays[name] for name in _leaves(like)]
+        ),
+        record=content["record"],
+        metric=content["metric"],
+    )
+
+
+def _compare(path: epath.Path, leaves: Mapping[str, Any], like: Any) -> None:
+    def describe_leaf(dtype: Any, shape: Sequence[int]) -> str:
+        return f"{dtype} {tuple(shape)}"
+
+    saved = {name: describe_leaf(*leaf[:2]) for name, leaf in leaves.items()}
+    asked = {
+        name: describe_leaf(leaf.dtype, leaf.shape)
+        for name, leaf in _leaves(like).items()
+    }
+    for name in sorted(saved.keys() | asked.keys()):
+        theirs, ours = saved.get(name, "missing"), asked.get(name, "missing")
+        if theirs != ours:
+            raise CheckpointError(
+                f"{path} is of another model or optimiser: {name} is {theirs} in it and"
+                f" {ours} here; use the config it was saved with, or another folder"
+            )
+
+
+def _from_first_process(
+    found: Checkpoint | None, damaged: dict[int, str], error: str, like: Any
+) -> tuple[Checkpoint | None, dict[int, str], str]:
+    """Returns the first process's arguments in all of them; `like` is everyone's own.
+
+    Bytes are sent, because the sum that sends them turns -0.0 into 0.0.
+    """
+    head = None if found is None else [found.step, found.record, found.metric]
+    text = np.frombuffer(
+        json.dumps([head, list(damaged.items()), error]).encode(), np.uint8
+    )
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    text = multihost_utils.broadcast_one_to_all(np.resize(text, length))
+    head, pairs, error = json.loads(text.tobytes())
+    damaged = dict(pairs)
+    if head is None:
+        return None, damaged, error
+    leaves, structure = jax.tree.flatten(like if found is None else found.state)
+    parts = multihost_utils.broadcast_one_to_all(
+        [
+            np.zeros(math.prod(leaf.shape) * leaf.dtype.itemsize, np.uint8)
+            if found is None
+            else _bytes(leaf)
+            for leaf in leaves
+        ]
+    )
+    state = jax.tree.unflatten(
+        structure,
+        [
+            np.asarray(part).view(leaf.dtype).reshape(leaf.shape)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ],
+    )
+    step, record, metric = head
+    return Checkpoint(step=step, state=state, record=record, metric=metric), damaged, ""

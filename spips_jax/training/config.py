@@ -1,0 +1,254 @@
+"""What a run is made of: the fields of a config, and the checks of their values.
+
+Every config starts from `default()`, so that all fields are there to be overridden on
+the command line (`--config.optim.learning_rate=3e-4`). Nothing past `loop.train` sees a
+config: it is taken apart there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from spips_jax.metric import MODELS
+from spips_jax.training import parallel
+
+
+class TrainingError(ValueError):
+    """A run that cannot start or go on; one line that says why and what to do."""
+
+
+def default() -> ConfigDict:
+    """Returns a config with every field but the sets: those `source` and `held` make.
+
+    Numbers of steps count batches.
+    """
+    return ConfigDict(
+        {
+            "name": "",  # of the exported model; spips-<backbone>-<name>
+            "seed": 0,
+            "num_steps": 2000,
+            "batch_size": 64,  # examples over all devices
+            "distributed": "auto",  # join the processes of several hosts: yes, no
+            "model": {
+                "name": "spips-alexnet",
+                "weights": "",  # the backbone's file; "random" for random ones
+                "dtype": "float32",  # of the backbone: float32 or bfloat16
+                "width": 32,  # hidden units of the head
+                # Paths of the parameters to train: see training.state.partition.
+                "trainable": "perceptual,semantic,head,gain",
+            },
+            "data": {
+                "data_dir": "",  # where prepared sets are; TFDS's own place
+                "train": {},
+                "validation": {},
+                "fold": "1/5",  # which of the folds by reference is held out
+                "exclude_references": "",  # names with commas between, left out
+                "exclude_shared": "",  # sets whose photographs are left out
+                "cache": True,  # keep what a frozen network makes of whole images
+                "cache_dir": "",  # where; SPIPS_HOME/pooled
+                "num_workers": 0,  # processes that read ahead
+                "num_threads": 4,  # threads that read, in each
+            },
+            "optim": {
+                "learning_rate": 3e-3,
+                "schedule": "cosine",  # decay to 0: cosine, linear, constant
+                "warmup_steps": 100,
+                "hold_steps": 0,  # at the highest rate before the decay
+                "weight_decay": 1e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "clip": 1.0,  # greatest norm of a gradient; 0 for none
+                "accumulate": 1,  # batches whose mean gradient makes an update
+                "average": 0.99,  # decay of the parameters' average; 0 for none
+                "multipliers": {  # of the learning rate
+                    "backbone": 0.01,
+                    "perceptual": 0.1,
+                    "semantic": 0.1,
+                    "attention": 1.0,
+                    "head": 1.0,
+                    "gain": 1.0,
+                    "ranker": 1.0,
+                },
+            },
+            "validate": {"every": 500, "batch_size": 8},
+            "checkpoint": {"every": 500, "keep": 3},
+            "log": {"every": 50},
+        }
+    )
+
+
+def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigDict:
+    """A set to train on, for `config.data.train.<label>`.
+
+    Args:
+      dataset: its name, as `python -m spips_jax.data list` gives.
+      losses: weights by name: plcc, rank, l1 for scores and grades; ranker, choice for
+        forced choices.
+      **options: `split`, "" for all; `part`, "all" or "training": all references or
+        those that `config.data.fold` leaves; `weight`, how often a batch is taken from
+        it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`; `scale`,
+        the difference of distances that counts as clear.
+    """
+    return ConfigDict(
+        {
+            "set": dataset,
+            "split": "",
+            "part": "all",
+            "weight": 1.0,
+            "crop": 0,
+            "flip": False,
+            "grouped": False,
+            "scale": 0.05,
+            "losses": dict(losses),
+            **options,
+        }
+    )
+
+
+def held(dataset: str, **options: Any) -> ConfigDict:
+    """A set to validate on, for `config.data.validation.<label>`.
+
+    Args:
+      dataset: its name.
+      **options: `split`; `part`, "all" or "held_out": all references or those that
+        `config.data.fold` holds out.
+    """
+    return ConfigDict({"set": dataset, "split": "", "part": "all", **options})
+
+
+_POSITIVE = (
+    "num_steps", "batch_size", "model.width", "data.num_threads", "optim.learning_rate",
+    "optim.accumulate", "validate.every", "validate.batch_size", "checkpoint.every",
+    "checkpoint.keep", "log.every",
+)  # fmt: skip
+_NON_NEGATIVE = (
+    "data.num_workers", "optim.warmup_steps", "optim.hold_steps", "optim.weight_decay",
+    "optim.clip", "optim.average",
+)  # fmt: skip
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "model.name": tuple(MODELS),
+    "model.dtype": ("float32", "bfloat16"),
+    "optim.schedule": ("cosine", "linear", "constant"),
+    "distributed": parallel.DISTRIBUTED,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `TrainingError` for values that no run can have."""
+    fields = flat(config)
+    for name in _POSITIVE:
+        if not fields[name] > 0:
+            raise TrainingError(f"{name} is {fields[name]}: it must be above 0")
+    for name in _NON_NEGATIVE:
+        if fields[name] < 0:
+            raise TrainingError(f"{name} is {fields[name]}: it must be 0 or more")
+    for name, choices in _CHOICES.items():
+        if fields[name] not in choices:
+            raise TrainingError(
+                f"{name} is {fields[name]!r}, which is not one of {', '.join(choices)}"
+            )
+    if config.optim.average >= 1:
+        raise TrainingError(
+            f"optim.average is {config.optim.average}: a decay must be below 1"
+        )
+    planned = config.optim.warmup_steps + config.optim.hold_steps
+    updates = config.num_steps // config.optim.accumulate
+    if planned > updates:
+        raise TrainingError(
+            f"optim.warmup_steps and hold_steps are {planned} together, there are only"
+            f" {updates} updates: raise num_steps or lower them"
+        )
+    for group in ("train", "validation"):
+        if not config.data[group]:
+            raise TrainingError(f"data.{group} names no set: name one at least")
+    for label, one in config.data.train.items():
+        if one.part not in ("all", "training"):
+            raise TrainingError(
+                f"data.train.{label}.part is {one.part!r}: all or training"
+            )
+        if not (one.losses and all(weight > 0 for weight in one.losses.values())):
+            raise TrainingError(
+                f"data.train.{label}.losses is {dict(one.losses)}: give one loss at"
+                " least, each with a weight above 0"
+            )
+        if not one.scale > 0:
+            raise TrainingError(
+                f"data.train.{label}.scale is {one.scale}: it must be above 0"
+            )
+    for label, one in config.data.validation.items():
+        if one.part not in ("all", "held_out"):
+            raise TrainingError(
+                f"data.validation.{label}.part is {one.part!r}: all or held_out"
+            )
+
+
+def check_devices(config: ConfigDict) -> None:
+    """Raises `TrainingError` for batches that the devices cannot share."""
+    devices = jax.device_count()
+    for name, size in (
+        ("batch_size", config.batch_size),
+        ("validate.batch_size", config.validate.batch_size),
+    ):
+        if size % devices:
+            above = -(-size // devices) * devices
+            raise TrainingError(
+                f"{name} is {size}, which {devices} devices cannot share evenly: make"
+                f" it {above}, or another multiple of {devices}"
+            )
+
+
+FREE = (
+    "name", "num_steps", "distributed", "validate.", "checkpoint.", "log.",
+    "model.weights", "data.cache", "data.data_dir", "data.num_",
+)  # fmt: skip
+"""Beginnings of the fields that may differ when a run goes on."""
+
+
+def check_same(config: ConfigDict, saved: Mapping[str, Any], workdir: str) -> None:
+    """Raises `TrainingError` if a saved run is not one that this config goes on with.
+
+    Args:
+      config: of this run.
+      saved: the config of the checkpoint, as `as_dict` made it.
+      workdir: where it is, for the message.
+    """
+    mine, theirs = flat(config), flat(saved)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name.startswith(FREE):
+            continue
+        here, there = mine.get(name, "not there"), theirs.get(name, "not there")
+        if here != there:
+            raise TrainingError(
+                f"{workdir}: was trained with {name} {there!r}, this config has"
+                f" {here!r}: go on with the same, or give another workdir"
+            )
+
+
+def as_dict(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain values, the same after a way through JSON."""
+    return json.loads(config.to_json())
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields by their dotted names."""
+    fields: dict[str, Any] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, Mapping | ConfigDict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                fields[prefix + name] = value
+
+    walk(config, "")
+    return fields
+
+
+def names(text: str) -> list[str]:
+    """The names in a field that holds several, with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,131 @@
+"""From a run to a model file that `spips_jax.load` takes, with its card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from spips_jax import metric, model_file
+from spips_jax.files import replacing
+from spips_jax.training import setup, state, step
+from spips_jax.training.checkpoint import Checkpoints, describe
+from spips_jax.training.config import TrainingError
+from spips_jax.training.loop import CHECKPOINTS
+
+_PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
+
+
+def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
+    """Writes the best model of a run, by validation, and its card beside it.
+
+    Args:
+      workdir: of the run.
+      output: the file, .safetensors; the card is of the same name, .md.
+
+    Returns:
+      The card's path.
+
+    Raises:
+      TrainingError: there is no run, or the output is no .safetensors file.
+      CheckpointError, WeightsError: the checkpoint or the backbone cannot be read.
+    """
+    output = Path(output).expanduser()
+    if output.suffix != ".safetensors":
+        raise TrainingError(f"{output}: a model file is named *.safetensors")
+    folder = epath.Path(workdir).expanduser() / CHECKPOINTS
+    saved = describe(folder)
+    if saved is None:
+        raise TrainingError(
+            f"{folder}: there is no checkpoint to export: train first, with --workdir"
+            f" {os.fspath(workdir)}"
+        )
+    config = ConfigDict(saved.record["config"])
+    model = setup.build_model(config)
+    if model.backbone != saved.record["backbone"]:
+        raise TrainingError(
+            f"{workdir}: was trained on a backbone of digest"
+            f" {saved.record['backbone'][:16]}..., model.weights has now"
+            f" {model.backbone[:16]}...: put back the weights it was trained on"
+        )
+    fresh = setup.build_state(config, model, setup.build_optimizer(config))
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        best = checkpoints.best(fresh)
+    if best is None:
+        raise TrainingError(f"{folder}: no checkpoint in it is whole")
+    params = state.unflatten(model.frozen, best.state.judged)
+    params.pop(step.RANKER, None)
+    network = metric.MODELS[config.model.name]
+    tuned = any(path.startswith("backbone/") for path in best.state.params)
+    whole = tuned or config.model.weights == setup.RANDOM
+    name = f"{config.model.name}-{config.name}" if config.name else config.model.name
+    card = {
+        "step": best.step,
+        "agreements": best.record["agreements"],
+        "data": best.record["data"],
+        "config": best.record["config"],
+        "packages": {one: importlib.metadata.version(one) for one in _PACKAGES},
+        "backbone": network,
+        "backbone_sha256": best.record["backbone"],
+        "backbone_in_file": whole,
+    }
+    model_file.write_model(
+        output,
+        jax.device_get(params),
+        name=name,
+        network=network,
+        width=config.model.width,
+        whole=whole,
+        card=card,
+    )
+    path = output.with_suffix(".md")
+    with replacing(path) as partial:
+        Path(partial).write_text(_markdown(name, output.name, card), encoding="utf-8")
+    return path
+
+
+def _markdown(name: str, file: str, card: Mapping[str, Any]) -> str:
+    """The card as a page to read."""
+    backbone = (
+        "in the file"
+        if card["backbone_in_file"]
+        else f"not in the file: `python -m weights_convert {card['backbone']}` gets it"
+    )
+    lines = [
+        f"# {name}",
+        "",
+        f'A SPIPS model: `spips_jax.load("{file}")`, `spips score --model {file}`.'
+        " Its score is a distance: 0 for identical images, larger is worse.",
+        "",
+        f"- trained for {card['step']} batches of {card['config']['batch_size']}",
+        f"- backbone {card['backbone']}, {backbone}",
+        f"- SHA-256 of the backbone's parameters: `{card['backbone_sha256']}`",
+        f"- trained parameters: `{card['config']['model']['trainable']}`",
+        "",
+        "| data | set | examples | references | losses |",
+        "|---|---|---|---|---|",
+    ]
+    for use in ("training", "validation"):
+        for one in card["data"][use].values():
+            losses = ", ".join(
+                f"{loss} x {weight:g}" for loss, weight in one.get("losses", {}).items()
+            )
+            lines.append(
+                f"| {use} | {one['set']} | {one['examples']} | {one['references']} |"
+                f" {losses} |"
+            )
+    lines += ["", "Agreement on the validation data, at the exported step:", ""]
+    for label, values in card["agreements"].items():
+        told = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        lines.append(f"- {label}: {told}")
+    versions = ", ".join(f"{key} {value}" for key, value in card["packages"].items())
+    config = json.dumps(card["config"], indent=2)
+    lines += ["", f"Made with {versions}.", "", "```json", config, "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""What a frozen network makes of a set, computed once and kept on disk.
+
+Where neither the backbone nor the attention is trained and images come whole, all that
+the trained parts see of a pair is its `Pooled`: one vector of a thousand numbers. They
+are written to ArrayRecord files, one record an example, under a name that is the digest
+of everything that they depend on. Training on them reads no image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+
+from spips_jax.data.dataset import Dataset
+from spips_jax.training.step import COMPARED, POOLED
+
+_RECORDS = "pooled.array_record"
+_CARD = "card.json"
+
+VERSION = 1
+"""Raised whenever the network makes something else of the same images."""
+
+Compute = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class PooledDataset(Dataset):
+    """Examples of a set with `pooled`, float32 `(n, size)`, in place of images.
+
+    `n` is how many pairs of the example are compared.
+    """
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        return ()
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        position = range(len(self))[position]
+        example = {name: column[position] for name, column in self.index.items()}
+        record = self._source[int(self._rows[position])]
+        pooled = np.frombuffer(record, "<f4")
+        example[POOLED] = pooled.reshape(len(COMPARED[self.kind]), -1)
+        return example
+
+
+def pooled_dataset(
+    dataset: Dataset, *, folder: str | os.PathLike[str], network: str, compute: Compute
+) -> PooledDataset:
+    """Returns a set with what the network makes of it, from the cache if it is there.
+
+    Args:
+      dataset: the examples.
+      folder: where caches are kept.
+      network: the digest of the network: its parameters, dtype and architecture.
+      compute: yields (positions `(B,)`, pooled `(B, n, size)`) until every example was
+        there once; called if there is no cache.
+
+    Raises:
+      OSError: the folder cannot be written; nothing half-written is left.
+    """
+    card = {
+        "version": VERSION,
+        "network": network,
+        "set": dataset.name,
+        "ids": hashlib.sha256("\n".join(dataset.index["id"]).encode()).hexdigest(),
+        "source": dataset.fingerprint,
+    }
+    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+    place = Path(folder).expanduser() / digest[:32]
+    if not (place / _CARD).is_file():
+        with _building(place) as partial:
+            rows = _write(partial / _RECORDS, compute(), len(dataset))
+            (partial / _CARD).write_text(json.dumps({**card, "rows": rows}))
+    written = json.loads((place / _CARD).read_text())
+    return PooledDataset(
+        name=dataset.name,
+        kind=dataset.kind,
+        opinion=dataset.opinion,
+        index=dataset.index,
+        fingerprint=dataset.fingerprint,
+        _source=array_record_data_source.ArrayRecordDataSource([str(place / _RECORDS)]),
+        _rows=np.array(written["rows"]),
+        _references=dataset._references,
+    )
+
+
+def _write(
+    path: Path, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int
+) -> list[int]:
+    """Writes a record an example, as they come; returns the record of each."""
+    rows = np.full(count, -1)
+    # One record a block: each is read by itself, in any order.
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    written = 0
+    try:
+        for positions, pooled in batches:
+            for position, vector in zip(positions.tolist(), pooled, strict=True):
+                writer.write(np.ascontiguousarray(vector, "<f4").tobytes())
+                rows[position] = written
+                written += 1
+    finally:
+        writer.close()
+    if written != count or (rows < 0).any():
+        raise RuntimeError(f"{written} of {count} examples were computed")
+    return rows.tolist()
+
+
+@contextmanager
+def _building(place: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `place` if all goes well."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="incomplete."))
+    try:
+        yield partial
+        try:
+            partial.rename(place)
+        except OSError:
+            if not (place / _CARD).is_file():
+                raise
+            # Another process was as quick, and made the same.
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""Devices and processes: the one file that knows `jax.pmap` and `jax.distributed`.
+
+Steps are plain functions of a replicated tree and a device's part of a batch; inside
+them `mean` and `gather` reach the other devices. Replicated trees go in and come out
+without a device axis, so that the state of training looks the same on one device and
+on a pod.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+AXIS = "devices"
+
+DISTRIBUTED = ("auto", "yes", "no")
+
+_CLUSTER_VARIABLES = ("MEGASCALE_COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS")
+
+
+def initialize(distributed: str) -> None:
+    """Joins the processes of a run over several hosts, where there are several.
+
+    The environment says where the coordinator is, how many processes there are and
+    which this is: on TPU pods, Slurm, Open MPI and Kubernetes JAX finds that out, and
+    anywhere else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+
+    Args:
+      distributed: "yes", "no", or "auto": where the environment names several hosts.
+
+    Raises:
+      ValueError: "yes", and the environment does not say what is needed.
+    """
+    wanted = distributed == "yes" or (distributed == "auto" and _several_hosts())
+    if not wanted or jax.distributed.is_initialized():
+        return
+    count, index = (
+        int(value) if (value := os.environ.get(name, "")).isdigit() else None
+        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    )
+    try:
+        jax.distributed.initialize(num_processes=count, process_id=index)
+    except ValueError as error:
+        raise ValueError(
+            f"distributed is {distributed!r}, but the processes cannot find each other"
+            f" ({error}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"
+            " JAX_PROCESS_ID, or distributed to 'no'"
+        ) from None
+
+
+def _several_hosts() -> bool:
+    """Whether the environment names more than one host or process."""
+    environment = os.environ
+    if any(environment.get(name) for name in _CLUSTER_VARIABLES):
+        return True
+    counts = (
+        environment.get("SLURM_STEP_NUM_TASKS"),
+        environment.get("OMPI_COMM_WORLD_SIZE"),
+    )
+    if any(count and count.isdigit() and int(count) > 1 for count in counts):
+        return True
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that writes logs and files."""
+    return jax.process_index() == 0
+
+
+def mapped(step: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
+    """Compiles a step for all devices.
+
+    Args:
+      step: `(first, second, batch) -> result`, where the first two are replicated, as
+        is the result: it must come out the same on every device, by `mean` or `gather`.
+      donate: whether `first` may be overwritten.
+
+    Returns:
+      A function of two replicated trees and a batch that was `split`.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        donate_argnums=(0,) if donate else (),
+    )
+
+
+def mean(tree: Any) -> Any:
+    """Inside a step: the mean over devices."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def gather(tree: Any) -> Any:
+    """Inside a step: the rows `(b, ...)` of all devices as `(B, ...)`."""
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)
+
+
+def replicate(tree: Any) -> Any:
+    """Puts a tree on this process's devices, so that no step has to."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P()))
+
+
+def split(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits arrays `(b, ...)` over this process's devices, `(devices, b', ...)`."""
+    devices = jax.local_device_count()
+    return {
+        name: array.reshape(devices, -1, *array.shape[1:])
+        for name, array in batch.items()
+    }
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[int], int]]:
+    """Turns SIGTERM and Ctrl-C into a question to ask between steps.
+
+    Yields:
+      A function of the step that returns the number of the signal that asks to stop, or
+      0; over several processes it says the same in all of them at the same step. A
+      second Ctrl-C interrupts at once, as ever.
+    """
+    if jax.process_count() > 1:
+        # SIGTERM of any process reaches all of them through JAX's coordinator.
+        yield (
+            lambda step: (
+                signal.SIGTERM
+                if multihost_utils.reached_preemption_sync_point(step)
+                else 0
+            )
+        )
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: 0  # signals are the main thread's
+        return
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        before[asked] = signal.signal(asked, note)
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

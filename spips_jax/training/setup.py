@@ -1,0 +1,246 @@
+"""What a config stands for: its sets, its network, its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from spips_jax import backbones, data, losses, metric, weights
+from spips_jax.agreement import HIGHER_IS_BETTER
+from spips_jax.spips import Spips
+from spips_jax.training import state, step
+from spips_jax.training.config import TrainingError, names
+from spips_jax.training.state import Params, TrainState
+
+RANDOM = "random"
+"""What `model.weights` says for random parameters of the backbone."""
+
+OpenSet = Callable[[Any], data.Dataset]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of a run, by label.
+
+    Attributes:
+      training: to train on.
+      objectives: what each is learned with.
+      validation: to validate on.
+    """
+
+    training: dict[str, data.Source]
+    objectives: dict[str, step.Objective]
+    validation: dict[str, data.Dataset]
+
+    def card(self) -> dict[str, Any]:
+        """How many examples and references there are, for JSON."""
+
+        def told(dataset: data.Dataset) -> dict[str, Any]:
+            return {
+                "set": dataset.name,
+                "examples": len(dataset),
+                "references": len(dataset.references),
+            }
+
+        return {
+            "training": {
+                label: {
+                    **told(source.dataset),
+                    "losses": dict(self.objectives[label].weights),
+                }
+                for label, source in self.training.items()
+            },
+            "validation": {label: told(one) for label, one in self.validation.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network of a run and its parameters before any training.
+
+    Attributes:
+      network: it, with the layout of what is judged.
+      trained: the parameters to train, by path.
+      frozen: the others.
+      backbone: digest of the backbone's parameters.
+    """
+
+    network: step.Network
+    trained: Params
+    frozen: Params
+    backbone: str
+
+    @property
+    def fixed(self) -> Params | None:
+        """Parameters of backbone and attention; None if any of them is trained."""
+        before = ("backbone/", "attention/")
+        if any(path.startswith(before) for path in self.trained):
+            return None
+        return {
+            path: value
+            for path, value in self.frozen.items()
+            if path.startswith(before)
+        }
+
+
+def open_set(config: ConfigDict, one: Any) -> data.Dataset:
+    """Opens the whole set that an entry of `data.train` or `data.validation` names."""
+    return data.load(one.set, data_dir=config.data.data_dir or None, split=one.split)
+
+
+def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
+    """The sets of a config: their folds, without the references that it leaves out.
+
+    Args:
+      config: names them.
+      open_one: opens the whole set of an entry.
+
+    Raises:
+      TrainingError: losses that do not suit a set, a reference that no set has.
+      DataError: a set that is not there, a fold that it has not.
+    """
+    excluded = set(names(config.data.exclude_references))
+    unknown = set(excluded)
+    training: dict[str, data.Source] = {}
+    objectives = {}
+    for label, one in config.data.train.items():
+        whole = open_one(one)
+        dataset = whole
+        if one.part == "training":
+            dataset, _ = dataset.fold(config.data.fold)
+        dataset = dataset.exclude_shared(names(config.data.exclude_shared))
+        dataset = dataset.exclude_references(excluded.intersection(whole.references))
+        unknown -= set(whole.references)
+        training[label] = data.Source(
+            dataset=dataset,
+            weight=one.weight,
+            crop=one.crop or None,
+            flip=one.flip,
+            grouped=one.grouped,
+        )
+        objectives[label] = _objective(label, dataset, one)
+    if unknown:
+        raise TrainingError(
+            f"data.exclude_references names {', '.join(sorted(unknown))}, which no set"
+            " to train on has"
+        )
+    found = [source.dataset.name for source in training.values()]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise TrainingError(
+            f"data.train has {', '.join(twice)} more than once: join its splits as a+b"
+        )
+    validation = {}
+    for label, one in config.data.validation.items():
+        dataset = open_one(one)
+        if one.part == "held_out":
+            _, dataset = dataset.fold(config.data.fold)
+        if not len(dataset):
+            raise TrainingError(f"data.validation.{label} has no examples")
+        validation[label] = dataset
+    return Sets(training, objectives, validation)
+
+
+def _objective(label: str, dataset: data.Dataset, one: Any) -> step.Objective:
+    known = step.LOSSES[dataset.kind]
+    for name in one.losses:
+        if name not in known:
+            use = f"are learned with {', '.join(known)}" if known else "only judge"
+            raise TrainingError(
+                f"data.train.{label}.losses has {name}: sets of kind {dataset.kind},"
+                f" as {dataset.name}, {use}"
+            )
+    if not len(dataset):
+        raise TrainingError(f"data.train.{label} has no examples left to train on")
+    opinions = dataset.index[dataset.opinion]
+    least, most = float(opinions.min()), float(opinions.max())
+    if least == most:
+        raise TrainingError(
+            f"data.train.{label}: all opinions of {dataset.name} are {least:g}, which"
+            " leaves nothing to learn"
+        )
+    falls = HIGHER_IS_BETTER.get(dataset.opinion, False)
+    return step.Objective(
+        kind=dataset.kind,
+        opinion=dataset.opinion,
+        weights=tuple(sorted(one.losses.items())),
+        scale=one.scale,
+        opinions=(most, least) if falls else (least, most),
+    )
+
+
+def build_model(config: ConfigDict) -> Model:
+    """The network of a config, its parameters parted into trained and frozen.
+
+    Raises:
+      TrainingError: `model.trainable` names no parameters.
+      WeightsError: the backbone's file is missing or cannot be used.
+    """
+    name = metric.MODELS[config.model.name]
+    module = Spips(
+        backbone=backbones.build(name, dtype=jnp.dtype(config.model.dtype)),
+        width=config.model.width,
+    )
+    key, backbone_key, ranker_key = jax.random.split(jax.random.key(config.seed), 3)
+    if config.model.weights == RANDOM:
+        backbone = backbones.initialize(name, backbone_key)
+    else:
+        backbone = metric.read_network(name, config.model.weights or None)
+    params = state.flatten({**metric.untrained(module, key=key), "backbone": backbone})
+    try:
+        trained, frozen = state.partition(params, config.model.trainable)
+    except ValueError as error:
+        raise TrainingError(f"model.{error}") from None
+    if any(step.RANKER in one.losses for one in config.data.train.values()):
+        zero = jnp.zeros((1,))
+        ranker = losses.Ranker().init(ranker_key, zero, zero)["params"]
+        trained |= state.flatten({step.RANKER: ranker})
+    return Model(
+        network=step.network_of(module),
+        trained=trained,
+        frozen=frozen,
+        backbone=weights.digest(backbone),
+    )
+
+
+def build_schedule(config: ConfigDict) -> optax.Schedule:
+    """The learning rate by update; an update takes `optim.accumulate` batches."""
+    optim = config.optim
+    return state.learning_rates(
+        learning_rate=optim.learning_rate,
+        schedule=optim.schedule,
+        warmup_steps=optim.warmup_steps,
+        hold_steps=optim.hold_steps,
+        num_steps=config.num_steps // optim.accumulate,
+    )
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of a config."""
+    optim = config.optim
+    return state.optimizer(
+        build_schedule(config),
+        weight_decay=optim.weight_decay,
+        b1=optim.b1,
+        b2=optim.b2,
+        clip=optim.clip,
+        accumulate=optim.accumulate,
+        multipliers=dict(optim.multipliers),
+    )
+
+
+def build_state(
+    config: ConfigDict, model: Model, tx: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step."""
+    return state.create(
+        model.trained,
+        tx,
+        key=jax.random.key(config.seed),
+        average=config.optim.average > 0,
+    )
