@@ -109,7 +109,7 @@ class Gain(nn.Module):
         n = signed.shape[-1]
         batch = (1,) * (signed.ndim - 1)
         init, dtype = nn.initializers, jnp.float32
-        kernel = self.param("kernel", init.lecun_normal(), (n, self.width), dtype)
+        kernel = self.param("kernel", init.normal(1.0), (n, self.width), dtype)
         bias = self.param("bias", init.zeros, (self.width,), dtype)
         output = self.param("output", init.zeros, (self.width,), dtype)
         hidden = jnp.matmul(signed, kernel, precision=jax.lax.Precision.HIGHEST)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spips_jax.head import Attention, MonotoneHead, attention_pool, resize
+from spips_jax.head import Attention, Gain, MonotoneHead, attention_pool, resize
 from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
 
 
@@ -149,3 +149,36 @@ def test_the_heads_gradient_is_finite(value):
     head, variables = head_of(0)
     gradients = jax.grad(head.apply, argnums=(0, 1))(variables, jnp.full(5, value))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def gain_of(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    params = Gain(width=8).init(jax.random.key(seed), jnp.zeros(4))["params"]
+    noise = jax.tree.map(lambda w: w + 2 * rng.normal(size=w.shape), params)
+    return {"params": jax.tree.map(lambda w: w.astype(np.float32), noise)}
+
+
+def test_the_untrained_gain_is_one():
+    signed = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    gain, _ = Gain().init_with_output(jax.random.key(0), signed)
+    np.testing.assert_array_equal(gain, 1)
+
+
+def test_the_gain_follows_its_equation():
+    variables = gain_of(1)
+    p = {k: np.asarray(v, np.float64) for k, v in variables["params"].items()}
+    signed = np.random.default_rng(2).normal(size=(6, 4))
+    hidden = np.tanh(signed @ p["kernel"] + p["bias"])
+    expected = np.exp(np.tanh(hidden @ p["output"]))
+    actual = Gain(width=8).apply(variables, jnp.asarray(signed, jnp.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 50),
+    signed=hnp.arrays(np.float32, 4, elements=st.floats(-100, 100, width=32)),
+)
+def test_any_gain_is_a_factor_between_1_over_e_and_e(seed, signed):
+    gain = Gain(width=8).apply(gain_of(seed), jnp.asarray(signed))
+    assert np.exp(-1) * (1 - 1e-6) <= gain <= np.e * (1 + 1e-6)  # float32

@@ -21,7 +21,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,10 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from spips_jax.images import one_line
+
+_DELETED = "deleted.orbax-checkpoint-tmp"
+"""Old checkpoints are moved here first: a process that is killed while it deletes them
+leaves no half of one. By its name the folder counts as what a killed save left."""
 
 
 class CheckpointError(ValueError):
@@ -77,7 +81,7 @@ class Checkpoints:
         """
         if keep < 1:
             raise CheckpointError(f"keep {keep} checkpoints: it must be 1 or more")
-        self._folder = epath.Path(folder)
+        self._folder = _absolute(folder)
         self._keep = keep
         self._read_only = read_only
         self._metrics: dict[int, float] = {}
@@ -96,6 +100,9 @@ class Checkpoints:
         self._metrics = _metrics(self._folder)
         with _failing(f"{self._folder}: checkpoints cannot be written"):
             self._folder.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                for left in ocp.path.step.all_temporary_paths(self._folder):
+                    left.get().rmtree()
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=checkpoint_managers.CheckpointManagerOptions(
@@ -105,7 +112,7 @@ class Checkpoints:
                             _Best(self._metrics),
                         ]
                     ),
-                    cleanup_tmp_directories=True,
+                    todelete_subdir=_DELETED,
                     # A folder that cannot be made is then an error at once.
                     async_options=ocp.AsyncOptions(
                         create_directories_asynchronously=False
@@ -159,6 +166,10 @@ class Checkpoints:
         }
         # As JSON gives it back, so that its digest is the same when it is read.
         content = json.loads(json.dumps(content))
+        self.wait()
+        self._metrics.pop(step, None)
+        if metric is not None:
+            self._metrics[step] = metric
         with _failing(f"{self._folder}: checkpoints cannot be written"):
             self._manager.save(
                 step,
@@ -173,8 +184,6 @@ class Checkpoints:
                 ),
                 force=True,
             )
-        if metric is not None:
-            self._metrics[step] = metric
 
     def latest(self, like: Any) -> Checkpoint | None:
         """Returns the newest checkpoint that is whole, or None where there is none.
@@ -204,6 +213,9 @@ class Checkpoints:
         if self._manager is not None:
             with _failing(f"{self._folder}: checkpoints cannot be written"):
                 self._manager.wait_until_finished()
+                deleted = self._folder / _DELETED
+                if jax.process_index() == 0 and deleted.exists():
+                    deleted.rmtree()
 
     def close(self) -> None:
         """Waits as `wait` does and ends Orbax's threads."""
@@ -229,9 +241,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             try:
                 found, damaged = _first_whole(self._folder, like, best=best)
+                if not self._read_only:
+                    self._set_aside(damaged)
             except CheckpointError as caught:
                 error = str(caught)
-            self._pass_over(damaged, found)
         if jax.process_count() > 1:
             found, damaged, error = _from_first_process(found, damaged, error, like)
         if damaged and self._manager is not None:
@@ -240,22 +253,24 @@ class Checkpoints:
             self._open()
         if error:
             raise CheckpointError(error)
+        if jax.process_index() == 0:
+            instead = f"step {found.step} is used" if found else "no other is whole"
+            for step, what in damaged.items():
+                kept = "" if self._read_only else f"; it is now {step}.damaged"
+                warnings.warn(
+                    f"checkpoint {self._folder / str(step)} is damaged ({what}):"
+                    f" {instead}{kept}",
+                    stacklevel=3,
+                )
         return found
 
-    def _pass_over(self, damaged: Mapping[int, str], found: Checkpoint | None) -> None:
-        instead = f"step {found.step} is used instead" if found else "no other is whole"
-        for step, what in damaged.items():
-            path = self._folder / str(step)
-            kept = ""
-            if not self._read_only:
+    def _set_aside(self, damaged: Iterable[int]) -> None:
+        for step in damaged:
+            with _failing(f"{self._folder}: damaged step {step} cannot be renamed"):
                 aside = self._folder / f"{step}.damaged"
                 if aside.exists():
                     aside.rmtree()
-                path.rename(aside)
-                kept = f"; it is now {aside.name}"
-            warnings.warn(
-                f"checkpoint {path} is damaged ({what}): {instead}{kept}", stacklevel=4
-            )
+                (self._folder / str(step)).rename(aside)
 
 
 def describe(folder: str | os.PathLike[str]) -> Checkpoint | None:
@@ -264,7 +279,7 @@ def describe(folder: str | os.PathLike[str]) -> Checkpoint | None:
     It tells what a state must be like before there is one to compare with. Nothing is
     waited for, and nothing written.
     """
-    path = epath.Path(folder)
+    path = _absolute(folder)
     for step in _steps(path):
         with contextlib.suppress(_DamagedError):
             content = _read_content(path / str(step))
@@ -309,6 +324,12 @@ class _NotOrbax(logging.Filter):
         return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
 
 
+def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
+    """Orbax asks for absolute paths; epath's `resolve` takes addresses for relative."""
+    path = epath.Path(folder).expanduser()
+    return path if "://" in str(path) else path.resolve()
+
+
 @contextlib.contextmanager
 def _failing(what: str) -> Iterator[None]:
     """Orbax raises errors of many kinds, some of many lines."""
@@ -331,7 +352,7 @@ class _AllRead(ocp.type_handlers.NumpyHandler):
         args: Sequence[ocp.RestoreArgs] | None = None,
     ) -> Sequence[np.ndarray]:
         args = args or [ocp.RestoreArgs()] * len(infos)
-        results = await asyncio.gather(
+        results: list[Any] = await asyncio.gather(
             *(
                 super(_AllRead, self).deserialize([info], [arg])
                 for info, arg in zip(infos, args, strict=True)

@@ -31,7 +31,8 @@ _CARD = "card.json"
 VERSION = 1
 """Raised whenever the network makes something else of the same images."""
 
-Compute = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+Pair = tuple[np.ndarray, np.ndarray]
+"""Positions in a set `(B,)`, and what was computed of its examples there."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class PooledDataset(Dataset):
 
 
 def pooled_dataset(
-    dataset: Dataset, *, folder: str | os.PathLike[str], network: str, compute: Compute
+    dataset: Dataset,
+    *,
+    folder: str | os.PathLike[str],
+    network: str,
+    compute: Callable[[], Iterator[Pair]],
 ) -> PooledDataset:
     """Returns a set with what the network makes of it, from the cache if it is there.
 
@@ -95,9 +100,7 @@ def pooled_dataset(
     )
 
 
-def _write(
-    path: Path, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int
-) -> list[int]:
+def _write(path: Path, batches: Iterator[Pair], count: int) -> list[int]:
     """Writes a record an example, as they come; returns the record of each."""
     rows = np.full(count, -1)
     # One record a block: each is read by itself, in any order.

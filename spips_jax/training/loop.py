@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from spips_jax.training import config as config_lib
 from spips_jax.training import features, parallel, setup, state, step, validation
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
-from spips_jax.training.logs import Log
+from spips_jax.training.logs import Log, tracked
 from spips_jax.training.setup import Model, Sets
 from spips_jax.training.state import Params, TrainState
 
@@ -173,17 +173,26 @@ def _open_pooled(
         return dataset
     assert model.fixed is not None
     digest = weights.digest(state.unflatten(model.fixed))
-    judge = _judge(model, dataset.kind, pool=True)
-    return features.pooled_dataset(
-        dataset,
-        folder=config.data.cache_dir or cache_folder() / "pooled",
-        network=f"{config.model.name} {config.model.dtype} {digest}",
-        compute=lambda: validation.judged(
+    folder = config.data.cache_dir or cache_folder() / "pooled"
+
+    def compute() -> Iterator[features.Pair]:
+        judge = _judge(model, dataset.kind, pool=True)
+        judged = validation.judged(
             partial(judge, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
-        ),
+        )
+        if not parallel.is_writer():
+            return judged
+        what = f"{dataset.name}: running the frozen network once, to be kept in"
+        return tracked(judged, total=len(dataset), what=f"{what} {folder}")
+
+    return features.pooled_dataset(
+        dataset,
+        folder=folder,
+        network=f"{config.model.name} {config.model.dtype} {digest}",
+        compute=compute,
     )
 
 
