@@ -241,7 +241,7 @@ def train_step(
     metrics = {
         "loss": loss,
         **{f"loss_{name}": term for name, term in terms.items()},
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
     }
     return state, metrics
 
