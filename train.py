@@ -76,6 +76,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; an error is one line."""
     try:
         return flags.FLAGS(list(argv))
+    except KeyError as error:  # what an override of no field becomes
+        sys.exit(_failed(ValueError(f"the config has no field {error}: see --config")))
     except Exception as error:  # a config is a program and may raise anything
         sys.exit(_failed(error))
 

@@ -113,9 +113,7 @@ def test_a_run_that_is_done_is_left_as_it_is(tiny_config: Make, tmp_path: Path) 
     jax.tree.map(np.testing.assert_array_equal, before, params_of(tmp_path, config))
 
 
-@pytest.mark.parametrize(
-    "trainable", ["head", "backbone/conv5,head", "attention,head", ".*"]
-)
+@pytest.mark.parametrize("trainable", ["perceptual", "backbone/conv5,attention,head"])
 def test_only_what_is_named_changes(
     tiny_config: Make, tmp_path: Path, trainable: str
 ) -> None:
@@ -126,7 +124,6 @@ def test_only_what_is_named_changes(
     assert set(after) == set(model.trained)
     changed = {path for path in after if (after[path] != model.trained[path]).any()}
     for part in trainable.split(","):
-        part = "" if part == ".*" else part
         assert any(path.startswith(part) for path in changed)
     training.export(tmp_path, tmp_path / "model.safetensors")
     tensors = spips_jax.load(tmp_path / "model.safetensors").variables["params"]
@@ -271,7 +268,7 @@ def test_exports_of_nothing_are_one_line(tmp_path: Path) -> None:
         (["export", "--workdir=run"], "--output is missing"),
         (
             ["--workdir=run", "--config=CONFIGS/quickstart.py", "--config.optim.lr=1"],
-            "optim.*lr",
+            "no field 'lr'",
         ),
         (["--workdir=run", "--config=none.py"], "none.py"),
     ],
