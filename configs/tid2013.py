@@ -1,4 +1,14 @@
-"""x"""
+"""TID2013: streams, head and gain on a frozen AlexNet, by folds of the references.
+
+Command, for the third of five folds:
+
+    python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
+    python train.py --config=configs/tid2013.py --workdir=DIR --config.data.fold=3/5
+
+Hardware: TIME_HARDWARE
+Time: TIME
+Result: RESULT
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,8 +18,10 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "tid2013"
+    config.num_steps = 3000
     config.data.train.tid2013 = training.source(
-        "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 1.0}, part="training"
+        "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, part="training"
     )
     config.data.validation.tid2013 = training.held("tid2013", part="held_out")
+    config.optim.learning_rate = 5e-3
     return config

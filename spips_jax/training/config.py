@@ -67,8 +67,8 @@ def default() -> ConfigDict:
                 "average": 0.99,  # decay of the parameters' average; 0 for none
                 "multipliers": {  # of the learning rate
                     "backbone": 0.01,
-                    "perceptual": 0.1,
-                    "semantic": 0.1,
+                    "perceptual": 0.3,
+                    "semantic": 0.3,
                     "attention": 1.0,
                     "head": 1.0,
                     "gain": 1.0,

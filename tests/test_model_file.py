@@ -1,0 +1,125 @@
+"""Trained models as files: read as written, and refused in one line otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import spips_jax
+from spips_jax import Metric, WeightsError, model_file, weights
+from spips_jax.cli import main
+
+
+@pytest.fixture
+def trained(random_metric: Callable[..., Metric]) -> Metric:
+    """A metric whose parameters were moved a little, as by training."""
+    metric = random_metric("alexnet")
+    rng = np.random.default_rng(0)
+    params = {
+        part: tree
+        if part == "backbone"
+        else jax.tree.map(
+            lambda w: (w + 0.01 * rng.random(w.shape)).astype(np.float32), tree
+        )
+        for part, tree in metric.variables["params"].items()
+    }
+    return metric.replace(variables={"params": params})
+
+
+def write(path: Path, metric: Metric, *, whole: bool = False, width: int = 32) -> Path:
+    model_file.write_model(
+        path,
+        jax.device_get(metric.variables["params"]),
+        name="mine",
+        network="alexnet",
+        width=width,
+        whole=whole,
+        card={"step": 7},
+    )
+    return path
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_comes_back_as_it_was(trained, pair, tmp_path, random_weights, whole):
+    path = write(tmp_path / "model.safetensors", trained, whole=whole)
+    backbone = None if whole else random_weights("alexnet")
+    loaded = spips_jax.load(path, weights=backbone)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, trained.variables)
+    images = pair(40, 44)
+    np.testing.assert_array_equal(loaded(*images), trained(*images))
+    assert loaded.name == "mine"
+    card = model_file.read_card(path)
+    backbone_digest = weights.digest(trained.variables["params"]["backbone"])
+    assert card == {"step": 7, "name": "mine", "backbone_sha256": backbone_digest}
+    assert (path.stat().st_size > 9_000_000) == whole
+
+
+def test_the_digest_is_of_names_shapes_and_values():
+    tree = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}, "b": np.zeros(2)}
+    other = {"b": np.zeros(2, np.float32), "a": {"kernel": tree["a"]["kernel"]}}
+    assert weights.digest(tree) == weights.digest(other)
+    for changed in (
+        {**tree, "b": np.ones(2)},
+        {**tree, "a": {"kernel": tree["a"]["kernel"].T}},
+        {"a": tree["a"], "c": tree["b"]},
+    ):
+        assert weights.digest(changed) != weights.digest(tree)
+
+
+def test_another_backbone_is_refused(trained, tmp_path, random_params):
+    path = write(tmp_path / "model.safetensors", trained)
+    other = tmp_path / "other.safetensors"
+    params = random_params("alexnet", seed=1)
+    weights.write_weights(other, params, network="alexnet")
+    digest = weights.digest(params)[:16]
+    with pytest.raises(WeightsError, match=rf"{digest}\.\.\., model.safetensors was"):
+        spips_jax.load(path, weights=other)
+    whole = write(tmp_path / "whole.safetensors", trained, whole=True)
+    with pytest.raises(WeightsError, match="has a backbone of its own: leave weights"):
+        spips_jax.load(whole, weights=other)
+
+
+def test_files_that_are_no_models_are_refused(
+    trained, tmp_path, random_weights, monkeypatch, capsys
+):
+    monkeypatch.setenv("SPIPS_HOME", str(tmp_path / "home"))
+    path = write(tmp_path / "model.safetensors", trained)
+    with pytest.raises(WeightsError, match="weights_convert alexnet"):
+        spips_jax.load(path)
+    with pytest.raises(WeightsError, match="no such file; give a file that `train.py"):
+        spips_jax.load(tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="holds alexnet, not a trained model"):
+        spips_jax.load(random_weights("alexnet"))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="not a whole safetensors file.*write it an"):
+        spips_jax.load(cut)
+    tensors = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    tensors["head.linear"] = tensors["head.linear"][:3]
+    safetensors.numpy.save_file(tensors, cut, metadata=metadata)
+    with pytest.raises(WeightsError, match=r"head.linear has shape \(3,\), spips-alex"):
+        spips_jax.load(cut)
+    safetensors.numpy.save_file(
+        tensors, cut, metadata={**metadata, "backbone": "resnet"}
+    )
+    with pytest.raises(
+        WeightsError, match="is over the backbone resnet, which is none"
+    ):
+        spips_jax.load(cut)
+    assert main(["score", "a.png", "b.png", "--model", str(cut)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_model_of_another_width_is_not_written(trained, tmp_path):
+    with pytest.raises(
+        WeightsError, match=r"head.kernel has shape \(8, 32\), spips-al"
+    ):
+        write(tmp_path / "model.safetensors", trained, width=8)
+    assert not list(tmp_path.iterdir())
