@@ -91,13 +91,15 @@ def test_files_that_are_no_models_are_refused(
     path = write(tmp_path / "model.safetensors", trained)
     with pytest.raises(WeightsError, match="weights_convert alexnet"):
         spips_jax.load(path)
-    with pytest.raises(WeightsError, match="no such file; give a file that `train.py"):
+    with pytest.raises(WeightsError, match=r"no such file; give a file that `train.py"):
         spips_jax.load(tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="holds alexnet, not a trained model"):
         spips_jax.load(random_weights("alexnet"))
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="not a whole safetensors file.*write it an"):
+    with pytest.raises(
+        WeightsError, match=r"not a whole safetensors file.*write it an"
+    ):
         spips_jax.load(cut)
     tensors = safetensors.numpy.load_file(path)
     with safetensors.safe_open(path, framework="numpy") as file:
@@ -118,8 +120,6 @@ def test_files_that_are_no_models_are_refused(
 
 
 def test_a_model_of_another_width_is_not_written(trained, tmp_path):
-    with pytest.raises(
-        WeightsError, match=r"head.kernel has shape \(8, 32\), spips-al"
-    ):
+    with pytest.raises(WeightsError, match=r"head.bias has shape \(32,\), spips-al"):
         write(tmp_path / "model.safetensors", trained, width=8)
     assert not list(tmp_path.iterdir())
