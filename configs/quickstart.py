@@ -1,4 +1,14 @@
-"""x"""
+"""A first run with nothing to download: painted scenes and a random AlexNet.
+
+Command:
+
+    python -m spips_jax.data prepare synthetic
+    python train.py --config=configs/quickstart.py --workdir=DIR
+
+Hardware: QHARD
+Time: QTIME
+Result: QRESULT
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,9 +18,12 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "quickstart"
+    config.num_steps = 600
     config.model.weights = "random"
     config.data.train.scenes = training.source(
-        "synthetic/scenes", {"plcc": 1.0, "rank": 1.0}, part="training"
+        "synthetic/scenes", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, part="training"
     )
     config.data.validation.scenes = training.held("synthetic/scenes", part="held_out")
+    config.optim.learning_rate = 5e-3
+    config.validate.every = 200
     return config
