@@ -9,9 +9,12 @@ on a pod.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import importlib.util
 import os
 import signal
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -24,7 +27,16 @@ AXIS = "devices"
 
 DISTRIBUTED = ("auto", "yes", "no")
 
-_CLUSTER_VARIABLES = ("MEGASCALE_COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS")
+_COORDINATORS = ("MEGASCALE_COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS")
+"""Variables that name a coordinator; only runs of several processes have one."""
+
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables that hold the number of processes."""
+
+_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+"""Variables that list the hosts of a TPU slice, on Kubernetes."""
+
+_METADATA_SECONDS = 5.0
 
 
 def initialize(distributed: str) -> None:
@@ -33,6 +45,7 @@ def initialize(distributed: str) -> None:
     The environment says where the coordinator is, how many processes there are and
     which this is: on TPU pods, Slurm, Open MPI and Kubernetes JAX finds that out, and
     anywhere else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+    "auto" asks the same environment, but for Kubernetes without TPUs.
 
     Args:
       distributed: "yes", "no", or "auto": where the environment names several hosts.
@@ -60,15 +73,38 @@ def initialize(distributed: str) -> None:
 def _several_hosts() -> bool:
     """Whether the environment names more than one host or process."""
     environment = os.environ
-    if any(environment.get(name) for name in _CLUSTER_VARIABLES):
+    if any(environment.get(name) for name in _COORDINATORS):
         return True
-    counts = (
-        environment.get("SLURM_STEP_NUM_TASKS"),
-        environment.get("OMPI_COMM_WORLD_SIZE"),
+    counts = [environment.get(name, "") for name in _COUNTS]
+    if any(count.isdigit() and int(count) > 1 for count in counts):
+        return True
+    if any("," in environment.get(name, "") for name in _LISTS):
+        return True
+    return "," in _tpu_workers()
+
+
+def _tpu_workers() -> str:
+    """The hosts of the slice that this TPU VM is of, with commas; "" elsewhere.
+
+    Slices made by gcloud set no variable: only their metadata server knows the hosts.
+    """
+    # When JAX is imported it sets the variable where there is no TPU, so that nobody
+    # waits for a server that is not there.
+    if "TPU_SKIP_MDS_QUERY" in os.environ or importlib.util.find_spec("libtpu") is None:
+        return ""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/"
+        "worker-network-endpoints",
+        headers={"Metadata-Flavor": "Google"},
     )
-    if any(count and count.isdigit() and int(count) > 1 for count in counts):
-        return True
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    # The server is on the machine's own link, where no proxy reaches.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=_METADATA_SECONDS) as answer:
+            return answer.read().decode()
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def is_writer() -> bool:
