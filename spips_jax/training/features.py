@@ -23,6 +23,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from spips_jax.data.dataset import Dataset
+from spips_jax.training import parallel
 from spips_jax.training.step import COMPARED, POOLED
 
 _RECORDS = "pooled.array_record"
@@ -69,7 +70,7 @@ def pooled_dataset(
       folder: where caches are kept.
       network: the digest of the network: its parameters, dtype and architecture.
       compute: yields (positions `(B,)`, pooled `(B, n, size)`) until every example was
-        there once; called if there is no cache.
+        there once; called in all processes if one of them finds no cache.
 
     Raises:
       OSError: the folder cannot be written; nothing half-written is left.
@@ -83,7 +84,8 @@ def pooled_dataset(
     }
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
     place = Path(folder).expanduser() / digest[:32]
-    if not (place / _CARD).is_file():
+    # Computing takes all processes, but each may have a folder of its own.
+    if not parallel.everywhere((place / _CARD).is_file()):
         with _building(place) as partial:
             rows = _write(partial / _RECORDS, compute(), len(dataset))
             (partial / _CARD).write_text(json.dumps({**card, "rows": rows}))

@@ -112,6 +112,13 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def everywhere(value: bool) -> bool:
+    """Whether it holds in every process; all of them must ask."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.bool_(value)).all())
+
+
 def mapped(step: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
     """Compiles a step for all devices.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import jax
 import pytest
 
 from spips_jax.training import parallel
+
+ROOT = Path(__file__).resolve().parents[2]
 
 WORKERS = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
@@ -165,3 +168,79 @@ def test_a_server_that_does_not_answer_names_no_hosts(
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{taken.getsockname()[1]}")
         parallel.initialize("auto")
     assert not joined
+
+
+PROCESS = """
+import sys
+import numpy as np
+from jax.experimental import multihost_utils
+from spips_jax import data
+from spips_jax.training import features, parallel
+
+def main():
+    root, folder = sys.argv[1:]
+    parallel.initialize("auto")
+    whole = data.load("synthetic/scenes", data_dir=root)
+
+    def compute():
+        print("computes", flush=True)
+        positions = np.arange(len(whole))
+        # All processes must come here, or the others wait for ever.
+        multihost_utils.sync_global_devices("compute")
+        yield positions, np.stack([positions, -positions], 1)[:, None].astype("f4")
+
+    pooled = features.pooled_dataset(whole, folder=folder, network="x", compute=compute)
+    assert pooled[7]["pooled"].tolist() == [[7, -7]]
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_caches_of_their_own_compute_together(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    """One of two hosts was replaced: its cache is empty, the other's is not."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    program = tmp_path / "process.py"
+    program.write_text(PROCESS)
+
+    def start(cache: str, **variables: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            **variables,
+        }
+        return subprocess.Popen(
+            [sys.executable, str(program), str(tiny_data), str(tmp_path / cache)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def said(process: subprocess.Popen[str]) -> list[str]:
+        try:
+            out, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == 0, errors
+        # Gloo, which joins them, writes to stdout as well.
+        return [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+
+    assert said(start("kept")) == ["computes"]
+    assert said(start("kept")) == []
+    both = [
+        start(
+            cache,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(number),
+        )
+        for number, cache in enumerate(("kept", "new"))
+    ]
+    assert [said(process) for process in both] == [["computes"], ["computes"]]
