@@ -1,0 +1,48 @@
+"""BAPPS, by the recipe of LPIPS: two-alternative forced choices, a ranker on top.
+
+Zhang et al. (CVPR 2018; SPIPS is trained on their data): all three training splits,
+Adam of rate 1e-4 with b1 = 0.5 as in their code, batches of 50, 5 epochs and 5 more in
+which the rate falls linearly to 0; weights held at 0 or above, the backbone as it is.
+The rate falls with every step here, there with every epoch, and nothing is dropped out.
+151.4k triplets, as they publish the number, make 3,028 steps an epoch. The six
+validation splits count equally for which checkpoint is the best.
+
+Command: python -m spips_jax.data prepare bapps --manual_dir DOWNLOADS
+    python train.py --config=configs/bapps.py --workdir=runs/bapps
+    (50 divides over 1, 2, 5 or 10 devices; for 8 add --config.batch_size=48)
+Hardware: not measured: the set was not at hand
+Time: not measured
+Result: not measured
+"""
+
+from ml_collections import ConfigDict
+
+from spips_jax import training
+
+EPOCH = 151_400 // 50
+
+
+def get_config() -> ConfigDict:
+    config = training.default()
+    config.name = "bapps"
+    config.num_steps = 10 * EPOCH
+    config.batch_size = 50
+    config.data.train.bapps = training.source(
+        "bapps", {"ranker": 1.0}, split="train_traditional+train_cnn+train_mix"
+    )
+    for subset in ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"):
+        config.data.validation[subset] = training.held("bapps", split=f"val_{subset}")
+    config.optim.learning_rate = 1e-4
+    config.optim.schedule = "linear"
+    config.optim.warmup_steps = 0
+    config.optim.hold_steps = 5 * EPOCH
+    config.optim.weight_decay = 0.0
+    config.optim.b1 = 0.5
+    config.optim.clip = 0.0
+    config.optim.average = 0.0
+    config.optim.multipliers.perceptual = 1.0
+    config.optim.multipliers.semantic = 1.0
+    config.validate.every = EPOCH
+    config.validate.batch_size = 200  # patches of 64x64
+    config.checkpoint.every = EPOCH // 2
+    return config

@@ -1,0 +1,29 @@
+"""PIPAL: what restoration networks make of 200 photographs, a fifth of these held out.
+
+Only the split that is published with its scores is taken. A score of PIPAL compares
+images of one photograph; as everyone else, this trains and judges across photographs.
+
+Command: python -m spips_jax.data prepare pipal --manual_dir DOWNLOADS
+    python train.py --config=configs/pipal.py --workdir=runs/pipal
+    (another fold: --config.data.fold=2/5)
+Hardware: not measured: the set was not at hand
+Time: not measured
+Result: not measured
+"""
+
+from ml_collections import ConfigDict
+
+from spips_jax import training
+
+
+def get_config() -> ConfigDict:
+    config = training.default()
+    config.name = "pipal"
+    config.num_steps = 10_000
+    config.data.train.pipal = training.source(
+        "pipal", {"plcc": 1.0, "rank": 1.0, "l1": 1.0}, split="train", part="training"
+    )
+    config.data.validation.pipal = training.held(
+        "pipal", split="train", part="held_out"
+    )
+    return config
