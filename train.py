@@ -12,6 +12,7 @@ the run, after it was saved.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -36,12 +37,16 @@ _OUTPUT = flags.DEFINE_string("output", None, "export: the .safetensors file to 
 
 def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every set it opens
+    warnings.showwarning = _warn
     try:
         return _run(argv[1:])
     except (training.TrainingError, training.CheckpointError) as error:
         return _failed(error)
     except (DataError, WeightsError, OSError) as error:
         return _failed(error)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
 
 
 def _run(words: Sequence[str]) -> int:
@@ -65,6 +70,10 @@ def _run(words: Sequence[str]) -> int:
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
     return 0
+
+
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _failed(error: Exception) -> int:

@@ -132,6 +132,15 @@ def test_only_what_is_named_changes(
         np.testing.assert_array_equal(flat[path], value)
 
 
+def test_bfloat16_is_the_backbones_alone(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config({"model.dtype": "bfloat16", "num_steps": 2})
+    training.train(config, tmp_path)
+    assert np.isfinite(lines_of(tmp_path, "train")[0]["loss"])
+    for path, value in params_of(tmp_path, config).items():
+        assert value.dtype == np.float32, path
+        assert np.isfinite(value).all(), path
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_all(
     tiny_config: Make, tmp_path: Path
 ) -> None:
