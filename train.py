@@ -85,8 +85,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; an error is one line."""
     try:
         return flags.FLAGS(list(argv))
-    except KeyError as error:  # what an override of no field becomes
-        sys.exit(_failed(ValueError(f"the config has no field {error}: see --config")))
+    except (KeyError, AttributeError) as error:  # an override of a field that is none
+        given = " ".join(word for word in argv if word.startswith("--config"))
+        name = str(error).strip("\"'")
+        message = f"no field {name!r} in {given}; docs/training.md lists them all"
+        sys.exit(_failed(ValueError(message)))
     except Exception as error:  # a config is a program and may raise anything
         sys.exit(_failed(error))
 
