@@ -7,9 +7,11 @@ The rate falls with every step here, there with every epoch, and nothing is drop
 151.4k triplets, as they publish the number, make 3,028 steps an epoch. The six
 validation splits count equally for which checkpoint is the best.
 
-Command: python -m spips_jax.data prepare bapps --manual_dir DOWNLOADS
-    python train.py --config=configs/bapps.py --workdir=runs/bapps
-    (50 divides over 1, 2, 5 or 10 devices; for 8 add --config.batch_size=48)
+Command, on 4 or 8 devices with --config.batch_size=48, as 50 does not divide:
+
+    python -m spips_jax.data prepare bapps --manual_dir ~/Downloads
+    python train.py --config=configs/bapps.py --workdir=DIR
+
 Hardware: not measured: the set was not at hand
 Time: not measured
 Result: not measured

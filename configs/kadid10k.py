@@ -2,9 +2,11 @@
 
 As configs/tid2013.py, with more steps: more pairs are to be seen as often.
 
-Command: python -m spips_jax.data prepare kadid10k --manual_dir DOWNLOADS
-    python train.py --config=configs/kadid10k.py --workdir=runs/kadid10k
-    (another fold: --config.data.fold=2/5)
+Command, for the third of five folds:
+
+    python -m spips_jax.data prepare kadid10k --manual_dir ~/Downloads
+    python train.py --config=configs/kadid10k.py --workdir=DIR --config.data.fold=3/5
+
 Hardware: not measured: the set was not at hand
 Time: not measured
 Result: not measured
@@ -18,9 +20,10 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "kadid10k"
-    config.num_steps = 6000
+    config.num_steps = 10_000
     config.data.train.kadid10k = training.source(
-        "kadid10k", {"plcc": 1.0, "rank": 1.0, "l1": 1.0}, part="training"
+        "kadid10k", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, part="training"
     )
     config.data.validation.kadid10k = training.held("kadid10k", part="held_out")
+    config.optim.learning_rate = 5e-3
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_it_makes_a_run(config: ConfigDict) -> None:
 def test_its_docstring_says_what_came_of_it(module: dict[str, Any]) -> None:
     text = module["__doc__"]
     for word in ("Command", "Hardware", "Time", "Result"):
-        assert f"\n{word}:" in text
+        assert re.search(rf"^{word}\b.*: ?", text, re.M), word
     stem = Path(module["__file__"]).stem
     assert f"python train.py --config=configs/{stem}.py --workdir=" in text
 
