@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from spips_jax import data, weights
 from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
+from spips_jax.images import MIN_SIZE
 from spips_jax.training import config as config_lib
 from spips_jax.training import features, parallel, setup, state, step, validation
 from spips_jax.training.checkpoint import Checkpoints, describe
@@ -70,13 +71,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Outcome:
     folder = epath.Path(workdir).expanduser()
     open_one = partial(setup.open_set, config)
     sets = setup.build_sets(config, open_one)
-    _check_sources(config, sets)
     model = setup.build_model(config)
+    pooling = config.data.cache and model.fixed is not None
+    _check_sources(config, sets, pooling=pooling)
     _check_saved(config, model, folder)
     _claim(config, folder)
 
     frozen = parallel.replicate(model.frozen)
-    if config.data.cache and model.fixed is not None:
+    if pooling:
         sets = setup.build_sets(
             config, partial(_open_pooled, config, model, frozen, open_one)
         )
@@ -128,10 +130,20 @@ def _batches(config: ConfigDict, sets: Sets) -> Batches:
     )
 
 
-def _check_sources(config: ConfigDict, sets: Sets) -> None:
+def _check_sources(config: ConfigDict, sets: Sets, *, pooling: bool) -> None:
     """Raises for sources that make no batches, before anything is computed."""
-    with _batches(config, sets):
+    sources = {
+        # Pooled pairs are of one size where the images are not: any crop stands for it.
+        label: replace(source, crop=MIN_SIZE) if pooling and _whole(source) else source
+        for label, source in sets.training.items()
+    }
+    with _batches(config, replace(sets, training=sources)):
         pass
+
+
+def _whole(source: data.Source) -> bool:
+    """Whether images are taken as they are, so that they can be pooled once."""
+    return source.crop is None and not source.flip
 
 
 def _check_saved(config: ConfigDict, model: Model, folder: epath.Path) -> None:
@@ -151,17 +163,20 @@ def _check_saved(config: ConfigDict, model: Model, folder: epath.Path) -> None:
 
 def _claim(config: ConfigDict, folder: epath.Path) -> None:
     """Makes the folder and writes the config, or says that it cannot be written."""
-    if not parallel.is_writer():
-        return
-    text = json.dumps(config_lib.as_dict(config), indent=2) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(text)
-    except OSError as error:
+    reason = ""
+    if parallel.is_writer():
+        text = json.dumps(config_lib.as_dict(config), indent=2) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CONFIG).write_text(text)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    # All processes, or those that do not write would wait for the one that fails.
+    if not parallel.everywhere(not reason):
         raise TrainingError(
-            f"{folder}: cannot be written ({error.strerror or error}): give another"
-            " workdir"
-        ) from None
+            f"{folder}: cannot be written ({reason or 'by the first process'}): give"
+            " another workdir"
+        )
 
 
 def _open_pooled(

@@ -62,7 +62,7 @@ def initialize(distributed: str) -> None:
     )
     try:
         jax.distributed.initialize(num_processes=count, process_id=index)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter: JAX was used before
         raise ValueError(
             f"distributed is {distributed!r}, but the processes cannot find each other"
             f" ({error}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"

@@ -307,3 +307,26 @@ def test_no_warnings_are_left_to_the_user(tiny_config: Make, tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         training.train(tiny_config({"num_steps": 2}), tmp_path)
+
+
+def test_images_of_several_sizes_are_pooled(tmp_path: Path, tiny_config: Make) -> None:
+    """As LIVE's are; without the cache they make no batch unless they are cropped."""
+    rng = np.random.default_rng(0)
+    lines = ["reference,distorted,mos"]
+    for number in range(12):
+        shape = (40, 48, 3) if number % 2 else (48, 40, 3)
+        for name in ("r", "d"):
+            pixels = rng.integers(0, 256, shape, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{name}{number}.png")
+        lines.append(f"r{number}.png,d{number}.png,{number}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    root = tmp_path / "data"
+    data.prepare("pair_list", data_dir=root, csv_file=tmp_path / "list.csv", config="l")
+    config = tiny_config({"num_steps": 2, "batch_size": 4})
+    config.data.data_dir = str(root)
+    config.data.train = {"list": training.source("pair_list/l", {"plcc": 1.0})}
+    config.data.validation = {"list": training.held("pair_list/l")}
+    assert training.train(config, tmp_path / "run").step == 2
+    config.data.cache = False
+    with pytest.raises(data.DataError, match="make no batch: give a crop"):
+        training.train(config, tmp_path / "other")
