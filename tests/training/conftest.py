@@ -1,18 +1,25 @@
-"""Tiny sets and configs to train on, with a random backbone."""
+"""Shared by tests of whole runs: tiny sets, configs, processes that train."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from spips_jax import data, training
+from spips_jax.training import setup
+from spips_jax.training.checkpoint import Checkpoints
+from spips_jax.training.loop import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,3 +81,128 @@ def command(home: Path) -> tuple[list[str], dict[str, str]]:
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(path)
     return [sys.executable, str(ROOT / "train.py")], environment
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared sets: 50 ranked images of 5 scenes, 16 forced choices of two splits."""
+    root = tmp_path_factory.mktemp("sets")
+    kinds = ["jpeg", "gaussian_blur"]
+    data.prepare("synthetic", data_dir=root, scenes=5, size=40, kinds=kinds)
+    scenes = data.load("synthetic/scenes", data_dir=root)
+    for split, shares in (("train", (0.0, 0.5, 1.0)), ("val", (0.2, 0.6, 1.0))):
+        folder = root / "manual" / "2afc" / split / "cnn"
+        for name in ("ref", "p0", "p1", "judge"):
+            (folder / name).mkdir(parents=True)
+        for number in range(8):
+            # Levels of one distortion; every group of five is another one.
+            first, second = (5 * number + level for level in (number % 4, 4))
+            for name, image in (
+                ("ref", scenes[first]["reference"]),
+                ("p0", scenes[first]["distorted"]),
+                ("p1", scenes[second]["distorted"]),
+            ):
+                Image.fromarray(image).save(folder / name / f"{number:06}.png")
+            share = np.array([shares[number % 3]], np.float32)
+            np.save(folder / "judge" / f"{number:06}.npy", share)
+    data.prepare("bapps", data_dir=root, manual_dir=root / "manual", partial=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(sets: Path) -> Callable[..., ConfigDict]:
+    """Makes configs of a few steps on the tiny sets, on a random backbone."""
+
+    def make(
+        train: Mapping[str, ConfigDict],
+        validation: Mapping[str, ConfigDict],
+        fields: Mapping[str, Any],
+    ) -> ConfigDict:
+        config = training.default()
+        config.update_from_flattened_dict(
+            {
+                "model.weights": "random",
+                "data.data_dir": str(sets),
+                "optim.warmup_steps": 2,
+                "validate.batch_size": 8,
+                "log.every": 1,
+                **fields,
+            }
+        )
+        config.data.train.update(train)
+        config.data.validation.update(validation)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts Python on a CPU's virtual devices, with one cache of compiled programs.
+
+    `coordinator`, an address, and `process` make it one of two processes.
+    """
+
+    def run(
+        words: Sequence[str | Path],
+        *,
+        devices: int = 1,
+        coordinator: str = "",
+        process: int = 0,
+        **options: Any,
+    ) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "SPIPS_HOME": str(home),
+        }
+        if coordinator:
+            environment |= {
+                "JAX_COORDINATOR_ADDRESS": coordinator,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(process),
+            }
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def final() -> Callable[[ConfigDict, Path], dict[str, np.ndarray]]:
+    """Reads the arrays of a run's last checkpoint, by their paths."""
+
+    def read(config: ConfigDict, workdir: Path) -> dict[str, np.ndarray]:
+        model = setup.build_model(config)
+        like = setup.build_state(config, model, setup.build_optimizer(config))
+        with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+            found = checkpoints.latest(like)
+        assert found is not None
+        assert found.step == config.num_steps
+        leaves, _ = jax.tree_util.tree_flatten_with_path(found.state)
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def curve() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads `metrics.jsonl` without what depends on the machine's speed."""
+
+    def read(workdir: Path) -> list[dict[str, Any]]:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        timing = ("seconds", "steps_per_second", "examples_per_second")
+        return [
+            {name: x for name, x in json.loads(line).items() if name not in timing}
+            for line in lines
+        ]
+
+    return read

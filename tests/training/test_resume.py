@@ -1,0 +1,180 @@
+"""Stopped at any moment and started again, a run ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from spips_jax import training
+from spips_jax.training.loop import CHECKPOINTS
+
+STEPS = 150
+KILLS = 10
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def config_file(tiny: Callable[..., ConfigDict], tmp_path_factory: Any) -> Path:
+    """Two sets, an average and accumulated gradients: all that a state can hold."""
+    losses = {"plcc": 1.0, "rank": 1.0}
+    config = tiny(
+        {
+            "scenes": training.source("synthetic/scenes", losses, part="training"),
+            "choices": training.source("bapps", {"ranker": 1.0}, split="train_cnn"),
+        },
+        {"scenes": training.held("synthetic/scenes", part="held_out")},
+        {
+            "num_steps": STEPS,
+            "batch_size": 8,
+            "optim.accumulate": 2,
+            "validate.every": 20,
+            "checkpoint.every": 4,
+            "checkpoint.keep": 2,
+        },
+    )
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(config_file: Path) -> ConfigDict:
+    names: dict[str, Any] = {}
+    exec(config_file.read_text(), names)
+    return names["get_config"]()
+
+
+@pytest.fixture(scope="module")
+def words(config_file: Path) -> Callable[[Path], list[str]]:
+    return lambda workdir: [
+        "train.py",
+        f"--config={config_file}",
+        f"--workdir={workdir}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    start: Start, words: Callable[[Path], list[str]], tmp_path_factory: Any
+) -> Path:
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    process = start(words(workdir))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return workdir
+
+
+def reached(workdir: Path) -> int:
+    """The last step in the log; it may be torn."""
+    log = workdir / "metrics.jsonl"
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    steps = [0]
+    for line in lines:
+        try:
+            steps.append(json.loads(line)["step"])
+        except ValueError:
+            continue
+    return steps[-1]
+
+
+def stop_at(
+    process: subprocess.Popen[str], workdir: Path, step: int, number: int
+) -> None:
+    """Sends a signal when the log has a step, if the run has not ended by then."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and reached(workdir) < step:
+        assert time.monotonic() < deadline, f"step {step} is not reached"
+        time.sleep(0.002)
+    process.send_signal(number)
+
+
+def assert_same_run(
+    workdir: Path,
+    expected: Path,
+    config: ConfigDict,
+    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
+    curve: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    """Every array to the bit, and every line of the log but its times."""
+    state, wanted = final(config, workdir), final(config, expected)
+    assert state.keys() == wanted.keys()
+    for path, value in wanted.items():
+        assert value.tobytes() == state[path].tobytes(), path
+    lines, told = curve(workdir), curve(expected)
+    assert [line["step"] for line in lines if line["split"] == "train"] == list(
+        range(1, STEPS + 1)
+    )
+    # The window of a mean starts anew where the run does, at a step that is logged.
+    assert lines == told
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(
+    uninterrupted: Path,
+    start: Start,
+    words: Callable[[Path], list[str]],
+    config: ConfigDict,
+    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
+    curve: Callable[[Path], list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(2504)
+    workdir = tmp_path / "run"
+    killed = 0
+    for step in sorted(rng.choice(np.arange(1, STEPS), KILLS, replace=False).tolist()):
+        process = start(words(workdir))
+        stop_at(process, workdir, step, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        killed += process.returncode == -signal.SIGKILL
+        assert "warning" not in errors  # of a checkpoint that cannot be read
+    assert killed == KILLS
+    process = start(words(workdir))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "going on from step" in errors
+    assert_same_run(workdir, uninterrupted, config, final, curve)
+
+
+@pytest.mark.slow
+def test_signals_save_and_a_damaged_checkpoint_is_passed_over(
+    uninterrupted: Path,
+    start: Start,
+    words: Callable[[Path], list[str]],
+    config: ConfigDict,
+    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
+    curve: Callable[[Path], list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    workdir = tmp_path / "run"
+    for step, number, code in ((20, signal.SIGTERM, 143), (50, signal.SIGINT, 130)):
+        process = start(words(workdir))
+        stop_at(process, workdir, step, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        assert "which is saved" in errors
+        folders = (workdir / CHECKPOINTS).iterdir()
+        assert max(int(path.name) for path in folders) == reached(workdir) >= step
+    latest = workdir / CHECKPOINTS / str(reached(workdir))
+    for path in (latest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    process = start(words(workdir))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    warnings = [line for line in errors.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert f"checkpoint {latest} is damaged" in warnings[0]
+    assert_same_run(workdir, uninterrupted, config, final, curve)
