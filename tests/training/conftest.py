@@ -155,6 +155,7 @@ def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "SPIPS_HOME": str(home),
         }
         if coordinator:
