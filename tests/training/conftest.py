@@ -137,6 +137,21 @@ def tiny(sets: Path) -> Callable[..., ConfigDict]:
 
 
 @pytest.fixture(scope="session")
+def write_config() -> Callable[[ConfigDict, Path], Path]:
+    """Writes a config as a file for `train.py --config`."""
+
+    def write(config: ConfigDict, path: Path) -> Path:
+        path.write_text(
+            "import json\n\nfrom ml_collections import ConfigDict\n\n\n"
+            "def get_config():\n"
+            f"    return ConfigDict(json.loads({config.to_json()!r}))\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts Python on a CPU's virtual devices, with one cache of compiled programs.
 

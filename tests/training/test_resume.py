@@ -24,10 +24,10 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def config_file(tiny: Callable[..., ConfigDict], tmp_path_factory: Any) -> Path:
+def config(tiny: Callable[..., ConfigDict]) -> ConfigDict:
     """Two sets, an average and accumulated gradients: all that a state can hold."""
     losses = {"plcc": 1.0, "rank": 1.0}
-    config = tiny(
+    return tiny(
         {
             "scenes": training.source("synthetic/scenes", losses, part="training"),
             "choices": training.source("bapps", {"ranker": 1.0}, split="train_cnn"),
@@ -42,28 +42,16 @@ def config_file(tiny: Callable[..., ConfigDict], tmp_path_factory: Any) -> Path:
             "checkpoint.keep": 2,
         },
     )
-    path = tmp_path_factory.mktemp("config") / "config.py"
-    path.write_text(
-        "from ml_collections import ConfigDict\n\n\n"
-        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
-def config(config_file: Path) -> ConfigDict:
-    names: dict[str, Any] = {}
-    exec(config_file.read_text(), names)
-    return names["get_config"]()
-
-
-@pytest.fixture(scope="module")
-def words(config_file: Path) -> Callable[[Path], list[str]]:
-    return lambda workdir: [
-        "train.py",
-        f"--config={config_file}",
-        f"--workdir={workdir}",
-    ]
+def words(
+    config: ConfigDict,
+    write_config: Callable[[ConfigDict, Path], Path],
+    tmp_path_factory: Any,
+) -> Callable[[Path], list[str]]:
+    file = write_config(config, tmp_path_factory.mktemp("config") / "config.py")
+    return lambda workdir: ["train.py", f"--config={file}", f"--workdir={workdir}"]
 
 
 @pytest.fixture(scope="module")
