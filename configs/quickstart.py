@@ -5,9 +5,10 @@ Command:
     python -m spips_jax.data prepare synthetic
     python train.py --config=configs/quickstart.py --workdir=DIR
 
-Hardware: QHARD
-Time: QTIME
-Result: QRESULT
+Hardware: two cores of a cloud VM, no GPU.
+Time: 2:57 from an empty cache and beside other work, 25 s of it training.
+Result: SRCC with the grades of the four held-out scenes 0.869; PSNR's is 0.696, that of
+    SSIM (scikit-image) 0.710. Grades are nobody's opinion: this shows that a run works.
 """
 
 from ml_collections import ConfigDict
