@@ -24,6 +24,9 @@ from spips_jax.images import MIN_SIZE
 from spips_jax.spips import Spips
 from spips_jax.weights import WeightsError
 
+BACKBONE = "backbone"
+"""Where a network's parameters have those of its backbone."""
+
 _AGAIN = "write it anew with `python train.py export --workdir DIR --output FILE`"
 
 
@@ -66,9 +69,6 @@ def write_model(
             "card": json.dumps(card),
         },
     )
-
-
-BACKBONE = "backbone"
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -21,7 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax import classical
-from spips_jax.head import Attention, Gain, MonotoneHead, attention_weights, resize
+from spips_jax.head import (
+    Attention,
+    Gain,
+    MonotoneHead,
+    attention_pool,
+    attention_weights,
+    resize,
+)
 from spips_jax.images import imagenet_normalize
 from spips_jax.signed import signed_changes
 from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
@@ -134,12 +141,9 @@ class Spips(nn.Module):
             weights = attention_weights(logits, *square.shape[-3:-1])
             pooled[tap] = jnp.sum(weights[..., None] * square, axis=(-3, -2))
         maps = classical.quality_maps(reference.image, distorted.image)
-        weights = attention_weights(logits, *reference.image.shape[-3:-1])
         return Pooled(
             squares=pooled,
-            classical={
-                name: jnp.sum(weights * maps[name], axis=(-2, -1)) for name in CLASSICAL
-            },
+            classical={name: attention_pool(maps[name], logits) for name in CLASSICAL},
             signed=signed_changes(reference.image, distorted.image),
         )
 
