@@ -69,7 +69,21 @@ def test_error_is_that_of_float32_with_many_channels():
     kernel = random(1, 3, 3, 256, 128)
     images, kernel = jnp.asarray(images), jnp.asarray(kernel)
     expected = convolve(np.asarray(images), np.asarray(kernel))
-    assert_close(jax.jit(winograd.conv3x3)(images, kernel), expected, 3e-6)
+    # The largest of 131,072 errors depends on the order in which a CPU sums: below 3e-6
+    # with AVX-512, 4.2e-6 with AVX2. Taps are held to 1e-5 of PyTorch's.
+    result = jax.jit(winograd.conv3x3)(images, kernel)
+    assert_close(result, expected, 1e-5)
+    # Their mean square does not: F(4, 3) has 2.5 times that of plain float32.
+    direct = jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    error, plain = (np.sqrt(np.mean((x - expected) ** 2)) for x in (result, direct))
+    assert error < 4 * plain
 
 
 def test_zeros_give_zeros():
