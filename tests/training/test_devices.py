@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,23 +40,6 @@ from spips_jax import training
 for name, config in json.loads(Path(sys.argv[1]).read_text()).items():
     training.train(ConfigDict(config), Path(sys.argv[2]) / name)
 """
-
-SLOWED = """
-import runpy, time
-from spips_jax.data.loader import Batches
-
-following = Batches.__next__
-
-
-def slowly(batches):
-    time.sleep(0.4)
-    return following(batches)
-
-
-Batches.__next__ = slowly
-runpy.run_path("train.py", run_name="__main__")
-"""
-"""`train.py`, slow enough to be stopped in between."""
 
 
 @pytest.fixture(scope="module")
@@ -202,51 +183,3 @@ def test_every_trained_part_moved(
         change = np.abs(after[f".params['{path}']"] - value).max()
         moved[part] = max(moved.get(part, 0.0), float(change))
     assert min(moved.values()) > 5e-5, moved  # five times the tolerance above
-
-
-@pytest.mark.slow
-def test_a_process_that_is_stopped_stops_both_and_both_go_on(
-    trained: Trained,
-    configs: dict[str, ConfigDict],
-    write_config: Callable[[ConfigDict, Path], Path],
-    start: Callable[..., subprocess.Popen[str]],
-    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
-    curve: Callable[[Path], list[dict[str, Any]]],
-    tmp_path: Path,
-) -> None:
-    """SIGTERM to the process that writes nothing; both save, at one step."""
-    config, workdir = configs["pooled"], tmp_path / "run"
-    file = write_config(config, tmp_path / "config.py")
-
-    def begin(words: list[str]) -> list[subprocess.Popen[str]]:
-        words = [*words, f"--config={file}", f"--workdir={workdir}"]
-        address = coordinator()
-        return [
-            start(words, devices=2, coordinator=address, process=number)
-            for number in range(2)
-        ]
-
-    def end(processes: list[subprocess.Popen[str]], code: int) -> list[str]:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-        assert [process.returncode for process in processes] == [code, code], errors
-        return errors
-
-    processes = begin(["-c", SLOWED])
-    log = workdir / "metrics.jsonl"
-    while not (log.exists() and log.read_text()):
-        assert [process.poll() for process in processes] == [None, None]
-        time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)
-    first, second = end(processes, 143)
-    step = curve(workdir)[-1]["step"]
-    assert 0 < step < config.num_steps
-    assert f"stopped at step {step}, which is saved" in first
-    assert "step" not in second
-
-    first, _ = end(begin(["train.py"]), 0)
-    assert f"going on from step {step} in {workdir}" in first
-    straight = trained.workdir(TWO_PROCESSES, "pooled")
-    state, expected = (final(config, where) for where in (workdir, straight))
-    for path, value in expected.items():
-        np.testing.assert_array_equal(state[path], value, err_msg=path)
-    assert curve(workdir) == curve(straight)
