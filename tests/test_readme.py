@@ -28,7 +28,9 @@ def test_the_readme_is_short():
 
 def test_the_data_example_prints_its_line(tmp_path, monkeypatch):
     text = README.read_text()
-    (commands,) = re.findall(r"```bash\n(python -m spips_jax.data.*?)```", text, re.S)
+    (commands,) = re.findall(
+        r"```bash\n(python -m spips_jax.data list.*?)```", text, re.S
+    )
     (example,) = re.findall(
         r"```python\n(from spips_jax import data.*?)```", text, re.S
     )
