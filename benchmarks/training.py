@@ -91,8 +91,8 @@ def measure(case: str, devices: int, seconds: float) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from spips_jax import cache, training
-    from spips_jax.training import parallel, setup, step
+    from spips_jax import cache, parallel, training
+    from spips_jax.training import setup, step
 
     jax.config.update("jax_num_cpu_devices", devices)
     cache.cache_compilations()

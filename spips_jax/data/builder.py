@@ -46,6 +46,14 @@ IMAGES: Mapping[Kind, tuple[str, ...]] = {
 }
 """The image features of each kind of set, the one that gives the size first."""
 
+COMPARED: Mapping[Kind, tuple[tuple[str, str], ...]] = {
+    "pairs": (("reference", "distorted"),),
+    "ranks": (("reference", "distorted"),),
+    "2afc": (("reference", "p0"), ("reference", "p1")),
+    "jnd": (("p0", "p1"),),
+}
+"""Which images of an example are compared: one distance for each."""
+
 OPINIONS: Mapping[str, str] = {
     "mos": "mean opinion score, higher is better",
     "dmos": "difference mean opinion score, higher is worse",

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from spips_jax import parallel
 from spips_jax.metric import MODELS
-from spips_jax.training import parallel
 
 
 class TrainingError(ValueError):

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from spips_jax import parallel
+from spips_jax.data.builder import COMPARED
 from spips_jax.data.dataset import Dataset
-from spips_jax.training import parallel
-from spips_jax.training.step import COMPARED, POOLED
+from spips_jax.training.step import POOLED
 
 _RECORDS = "pooled.array_record"
 _CARD = "card.json"

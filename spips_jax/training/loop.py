@@ -16,13 +16,13 @@ import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from spips_jax import data, weights
+from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
 from spips_jax.images import MIN_SIZE
 from spips_jax.training import config as config_lib
-from spips_jax.training import features, parallel, setup, state, step, validation
+from spips_jax.training import features, setup, state, step, validation
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
 from spips_jax.training.logs import Log, tracked

@@ -20,26 +20,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from spips_jax import losses
+from spips_jax import losses, parallel
 from spips_jax.agreement import HIGHER_IS_BETTER
-from spips_jax.data.builder import Kind
+from spips_jax.data.builder import COMPARED, Kind
 from spips_jax.images import to_unit_range
 from spips_jax.spips import Pooled, Spips
-from spips_jax.training import parallel
 from spips_jax.training.state import Params, TrainState, unflatten
 
 Batch = Mapping[str, jax.Array]
 
 POOLED = "pooled"
 RANKER = "ranker"
-
-COMPARED: Mapping[Kind, tuple[tuple[str, str], ...]] = {
-    "pairs": (("reference", "distorted"),),
-    "ranks": (("reference", "distorted"),),
-    "2afc": (("reference", "p0"), ("reference", "p1")),
-    "jnd": (("p0", "p1"),),
-}
-"""Which images of an example are compared: one distance for each."""
 
 LOSSES: Mapping[Kind, tuple[str, ...]] = {
     "pairs": ("plcc", "rank", "l1"),

@@ -28,7 +28,7 @@ def agreements(dataset: Dataset, distances: np.ndarray) -> dict[str, float]:
 
     Args:
       dataset: the examples.
-      distances: `(N, n)`, of the pairs that `step.COMPARED` names.
+      distances: `(N, n)`, of the pairs that `builder.COMPARED` names.
 
     Returns:
       `srcc`, `plcc` (of the distances as they are) and `krcc` of pairs and ranks,

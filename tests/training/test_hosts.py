@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import pytest
 
-from spips_jax.training import parallel
+from spips_jax import parallel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,7 +175,8 @@ import sys
 import numpy as np
 from jax.experimental import multihost_utils
 from spips_jax import data
-from spips_jax.training import features, parallel
+from spips_jax import parallel
+from spips_jax.training import features
 
 def main():
     root, folder = sys.argv[1:]

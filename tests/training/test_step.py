@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from spips_jax import backbones
+from spips_jax import backbones, parallel
+from spips_jax.data.builder import COMPARED
 from spips_jax.spips import Spips
-from spips_jax.training import parallel, state, step
+from spips_jax.training import state, step
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_pooled_pair_is_one_vector_and_back(network: step.Network) -> None:
 def test_pooled_pairs_are_judged_as_images_are(
     network: step.Network, params: dict, kind: step.Kind
 ) -> None:
-    names = dict.fromkeys(name for pair in step.COMPARED[kind] for name in pair)
+    names = dict.fromkeys(name for pair in COMPARED[kind] for name in pair)
     batch = images(*names)
     key = jax.random.key(0)
 
@@ -64,11 +65,11 @@ def test_pooled_pairs_are_judged_as_images_are(
         )
 
     direct, pooled = both(params, batch)
-    assert direct.shape == (2, len(step.COMPARED[kind]))
+    assert direct.shape == (2, len(COMPARED[kind]))
     np.testing.assert_allclose(pooled, direct, rtol=1e-6)  # the same float32 sums
     # And as the metric that users call says.
     score = jax.jit(lambda p, x, y: network.module.apply({"params": p}, x, y).score)
-    for column, (first, second) in enumerate(step.COMPARED[kind]):
+    for column, (first, second) in enumerate(COMPARED[kind]):
         x, y = (batch[name].astype(np.float32) / 255 for name in (first, second))
         scores = score(params, x, y)
         np.testing.assert_allclose(direct[:, column], scores, rtol=1e-5)  # float32
