@@ -280,15 +280,62 @@ def bootstrap(
     Raises:
       AgreementError: as in the module; fewer than two references.
     """
+    drawn = bootstrap_draws(
+        statistic, *columns, references=references, samples=samples, seed=seed
+    )
+    return interval(statistic(*map(np.asarray, columns)), drawn, confidence=confidence)
+
+
+def bootstrap_draws(
+    statistic: Callable[..., float],
+    *columns: Array,
+    references: Array | Sequence[str],
+    samples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """The statistic of each resampling, `(samples,)`; arguments as of `bootstrap`.
+
+    Draws of two metrics with one seed and the same references are of the same rows:
+    `interval` of each, `difference` of both.
+    """
     rows = _rows_of_references(columns, references)
     values = [np.asarray(column) for column in columns]
-    value = statistic(*values)
-    drawn = [
-        statistic(*(column[chosen] for column in values))
-        for chosen in _resamplings(rows, samples, seed)
-    ]
+    return np.array(
+        [
+            statistic(*(column[chosen] for column in values))
+            for chosen in _resamplings(rows, samples, seed)
+        ]
+    )
+
+
+def interval(value: float, drawn: Array, *, confidence: float = 0.95) -> Interval:
+    """The percentile interval of a statistic from its `bootstrap_draws`."""
     low, high = _percentiles(drawn, confidence)
     return Interval(value, low, high)
+
+
+def difference(
+    first: tuple[float, Array],
+    second: tuple[float, Array],
+    *,
+    confidence: float = 0.95,
+) -> Interval:
+    """The paired bootstrap of a difference, from values and draws of two metrics.
+
+    Args:
+      first: a statistic of metric A, and its `bootstrap_draws`.
+      second: of metric B, of the same resamplings.
+      confidence: as in `bootstrap`.
+
+    Returns:
+      A minus B, its interval, and a p-value. Where no draw gives the other sign the
+      p-value is 1 / samples, the least that can be told.
+    """
+    drawn = np.subtract(first[1], second[1])
+    low, high = _percentiles(drawn, confidence)
+    tail = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
+    p_value = float(np.clip(2 * tail, 1 / len(drawn), 1))
+    return Interval(first[0] - second[0], low, high, p_value)
 
 
 def bootstrap_difference(
@@ -314,24 +361,16 @@ def bootstrap_difference(
       seed: likewise.
 
     Returns:
-      `statistic` of A minus that of B, its interval, and a p-value. Where no draw gives
-      the other sign the p-value is 1 / samples, the least that can be told.
+      As `difference`.
     """
-    a, b = _as_columns(first), _as_columns(second)
-    common = [np.asarray(column) for column in shared]
-    rows = _rows_of_references((*a, *b, *common), references)
-
-    def difference(chosen: Any) -> float:
-        kept = [column[chosen] for column in common]
-        return statistic(*(c[chosen] for c in a), *kept) - statistic(
-            *(c[chosen] for c in b), *kept
+    both = []
+    for metric in (first, second):
+        columns = [np.asarray(c) for c in (*_as_columns(metric), *shared)]
+        drawn = bootstrap_draws(
+            statistic, *columns, references=references, samples=samples, seed=seed
         )
-
-    value = difference(slice(None))
-    drawn = [difference(chosen) for chosen in _resamplings(rows, samples, seed)]
-    low, high = _percentiles(drawn, confidence)
-    tail = min(np.mean(np.less_equal(drawn, 0)), np.mean(np.greater_equal(drawn, 0)))
-    return Interval(value, low, high, float(np.clip(2 * tail, 1 / samples, 1)))
+        both.append((statistic(*columns), drawn))
+    return difference(both[0], both[1], confidence=confidence)
 
 
 def _as_columns(values: Array | Sequence[Array]) -> list[np.ndarray]:
@@ -368,7 +407,7 @@ def _resamplings(
         yield np.concatenate([rows[reference] for reference in drawn])
 
 
-def _percentiles(drawn: Sequence[float], confidence: float) -> tuple[float, float]:
+def _percentiles(drawn: Array, confidence: float) -> tuple[float, float]:
     if not 0 < confidence < 1:
         raise AgreementError(f"confidence is {confidence:g}: it must be in (0, 1)")
     tail = (1 - confidence) / 2

@@ -232,6 +232,7 @@ def eval_batches(
     dataset: Dataset,
     *,
     batch_size: int,
+    by_reference: bool = False,
     num_workers: int = 0,
     num_threads: int = 4,
     process_index: int | None = None,
@@ -242,6 +243,7 @@ def eval_batches(
     Args:
       dataset: the examples.
       batch_size: examples in a batch over all JAX processes.
+      by_reference: whether all examples of a batch have one `reference_id`.
       num_workers: as in `train_batches`, and so the rest.
       num_threads: likewise.
       process_index: likewise.
@@ -251,20 +253,20 @@ def eval_batches(
       The same number of batches in every process. `mask` `(B,)` is False for the copies
       that fill up a batch; over all processes and batches every example is unmasked
       once; `position` `(B,)` is where it stands in the set. Batches come by image size,
-      smallest first, and in the set's order.
+      smallest first, and in the set's order; `eval_plan` tells them beforehand.
 
     Raises:
       DataError: an empty set, a batch that the processes cannot share.
     """
     index, count = _process(process_index, process_count)
     local = _local_batch(batch_size, count)
-    if not len(dataset):
-        raise DataError(f"{dataset.name}: there are no examples to evaluate on")
-    plan = _plan(dataset, batch_size)[:, index * local : (index + 1) * local]
+    plan = eval_plan(dataset, batch_size=batch_size, by_reference=by_reference)
+    plan = plan[:, index * local : (index + 1) * local]
     return Batches(
         grain.MapDataset.source(_Planned(dataset, plan)),
         fingerprint={
             "batch_size": batch_size,
+            "by_reference": by_reference,
             "examples": len(dataset),
             "digest": _digest(dataset),
         },
@@ -272,6 +274,30 @@ def eval_batches(
         num_threads=num_threads,
         endless=False,
     )
+
+
+def eval_plan(
+    dataset: Dataset, *, batch_size: int, by_reference: bool = False
+) -> np.ndarray:
+    """Which examples the batches of `eval_batches` hold, over all processes.
+
+    Returns:
+      Positions in the set, `(batches, batch_size)`; a copy of p is -1 - p.
+
+    Raises:
+      DataError: an empty set.
+    """
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: there are no examples to evaluate on")
+    alike = ("height", "width", *(("reference_id",) if by_reference else ()))
+    groups = _positions_by(dataset, *alike)
+    rows = []
+    for group in sorted(groups):
+        positions = groups[group]
+        for first in range(0, len(positions), batch_size):
+            row = positions[first : first + batch_size]
+            rows.append(row + [-1 - row[-1]] * (batch_size - len(row)))
+    return np.array(rows)
 
 
 def _process(index: int | None, count: int | None) -> tuple[int, int]:
@@ -417,18 +443,6 @@ class _Join(grain.transforms.Map):
             name: value.reshape(-1, *value.shape[2:]) for name, value in element.items()
         }
         return {**batch, "dataset": self.dataset}
-
-
-def _plan(dataset: Dataset, batch_size: int) -> np.ndarray:
-    """Positions `(batches, batch_size)`, a row of one image size; -1 - p is a copy."""
-    sizes = _positions_by(dataset, "height", "width")
-    rows = []
-    for size in sorted(sizes):
-        positions = sizes[size]
-        for first in range(0, len(positions), batch_size):
-            row = positions[first : first + batch_size]
-            rows.append(row + [-1 - row[-1]] * (batch_size - len(row)))
-    return np.array(rows)
 
 
 @dataclass(frozen=True)

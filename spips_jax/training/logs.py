@@ -10,10 +10,10 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from etils import epath
@@ -27,8 +27,6 @@ from rich.progress import (
 )
 
 from spips_jax.files import replacing
-
-Rows = TypeVar("Rows", bound=tuple[np.ndarray, ...])
 
 _METRICS = "metrics.jsonl"
 _CURVES = "curves.png"
@@ -241,32 +239,6 @@ class Log:
         line = {"step": step, "split": split, "seconds": round(seconds, 3), **values}
         self._lines.write(_encoded(line))
         self._lines.flush()  # a run that is killed leaves what it logged
-
-
-def tracked(batches: Iterable[Rows], *, total: int, what: str) -> Iterator[Rows]:
-    """Yields (positions `(B,)`, ...) as they come, with a bar that counts them.
-
-    Args:
-      batches: tuples whose first part has one element an example.
-      total: examples.
-      what: is done, the line that says so, above the bar.
-    """
-    console = Console(stderr=True)
-    console.print(what, markup=False, highlight=False, soft_wrap=True)
-    with Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.is_interactive,
-    ) as progress:
-        bar = progress.add_task("", total=total)
-        for batch in batches:
-            yield batch
-            progress.advance(bar, len(batch[0]))
 
 
 def write_curves(

@@ -21,11 +21,12 @@ from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
 from spips_jax.images import MIN_SIZE
+from spips_jax.progress import tracked
 from spips_jax.training import config as config_lib
 from spips_jax.training import features, setup, state, step, validation
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
-from spips_jax.training.logs import Log, tracked
+from spips_jax.training.logs import Log
 from spips_jax.training.setup import Model, Sets
 from spips_jax.training.state import Params, TrainState
 
