@@ -11,18 +11,13 @@ the run, after it was saved.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from spips_jax import training
-from spips_jax.data import DataError
-from spips_jax.weights import WeightsError
-
-EXIT_ERROR = 2
+from spips_jax.entry import run_script
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -35,21 +30,7 @@ _WORKDIR = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", None, "export: the .safetensors file to write.")
 
 
-def main(argv: Sequence[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of every set it opens
-    warnings.showwarning = _warn
-    try:
-        return _run(argv[1:])
-    except (training.TrainingError, training.CheckpointError) as error:
-        return _failed(error)
-    except (DataError, WeightsError, OSError) as error:
-        return _failed(error)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-
-
-def _run(words: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     if _WORKDIR.value is None:
         raise training.TrainingError("--workdir is missing: name a folder for the run")
     if list(words) == ["export"]:
@@ -72,27 +53,9 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
-def _warn(message: Warning | str, *where: object, **more: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _failed(error: Exception) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return EXIT_ERROR
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses absl's flags; an error is one line."""
-    try:
-        return flags.FLAGS(list(argv))
-    except (KeyError, AttributeError) as error:  # an override of a field that is none
-        given = " ".join(word for word in argv if word.startswith("--config"))
-        name = str(error).strip("\"'")
-        message = f"no field {name!r} in {given}; docs/training.md lists them all"
-        sys.exit(_failed(ValueError(message)))
-    except Exception as error:  # a config is a program and may raise anything
-        sys.exit(_failed(error))
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    run_script(
+        run,
+        errors=(training.TrainingError, training.CheckpointError),
+        fields="docs/training.md",
+    )

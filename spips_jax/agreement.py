@@ -378,8 +378,10 @@ def _as_columns(values: Array | Sequence[Array]) -> list[np.ndarray]:
     return [array] if array.ndim == 1 else list(array)
 
 
-def _rows_of_references(columns: Sequence[Any], references: Any) -> list[np.ndarray]:
-    """The rows of each reference."""
+def _rows_of_references(
+    columns: Sequence[Any], references: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows ordered by reference; where each reference starts, and its rows' number."""
     references = np.asarray(references)
     lengths = {len(column) for column in columns} | {len(references)}
     if len(lengths) != 1:
@@ -387,24 +389,27 @@ def _rows_of_references(columns: Sequence[Any], references: Any) -> list[np.ndar
             f"columns and references have {sorted(lengths)} rows: they must have one"
             " length"
         )
-    _, inverse = np.unique(references, return_inverse=True)
-    count = int(inverse.max(initial=-1)) + 1
-    if count < 2:
+    _, inverse, counts = np.unique(references, return_inverse=True, return_counts=True)
+    if len(counts) < 2:
         raise AgreementError(
-            f"{count} reference: an interval over references needs two at least"
+            f"{len(counts)} reference: an interval over references needs two at least"
         )
     order = np.argsort(inverse, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+    return order, np.cumsum(counts) - counts, counts
 
 
 def _resamplings(
-    rows: Sequence[np.ndarray], samples: int, seed: int
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray], samples: int, seed: int
 ) -> Iterator[np.ndarray]:
     """Yields the rows of as many references as there are, drawn with replacement."""
+    order, starts, counts = rows
     rng = np.random.default_rng(seed)
     for _ in range(samples):
-        drawn = rng.integers(len(rows), size=len(rows))
-        yield np.concatenate([rows[reference] for reference in drawn])
+        drawn = rng.integers(len(counts), size=len(counts))
+        # The ranges start, start + 1, ... of all references drawn, end to end.
+        ends = np.cumsum(counts[drawn])
+        shift = np.repeat(starts[drawn] - ends + counts[drawn], counts[drawn])
+        yield order[shift + np.arange(ends[-1])]
 
 
 def _percentiles(drawn: Array, confidence: float) -> tuple[float, float]:

@@ -119,6 +119,13 @@ def everywhere(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
+def of_the_writer(array: np.ndarray) -> np.ndarray:
+    """The writer's array in every process; all of them give one of the same shape."""
+    if jax.process_count() == 1:
+        return array
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 def mapped(step: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
     """Compiles a step for all devices.
 

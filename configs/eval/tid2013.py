@@ -1,0 +1,23 @@
+"""TID2013: SPIPS beside the metrics that need no VGG16.
+
+    python evaluate.py --config=configs/eval/tid2013.py --output=DIR
+
+A trained model joins by `--model model.safetensors`.
+"""
+
+from ml_collections import ConfigDict
+
+from spips_jax import evaluation
+
+MODELS = (
+    "spips-alexnet", "lpips-alexnet", "lpips-squeezenet", "ms-ssim", "ssim", "psnr",
+)  # fmt: skip
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = evaluation.default()
+    for name in MODELS:
+        config.models[name] = evaluation.model(name)
+    config.data.tid2013 = evaluation.dataset("tid2013")
+    return config

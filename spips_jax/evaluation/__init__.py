@@ -1,0 +1,24 @@
+"""Evaluation: how well metrics agree with people, as tables, figures and every score.
+
+    python evaluate.py --model spips-alexnet --model psnr --data tid2013 --output DIR
+
+Needs the extra [eval].
+"""
+
+try:
+    from spips_jax.evaluation.config import EvaluationError, dataset, default, model
+    from spips_jax.evaluation.run import Evaluation, evaluate
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed: install spips-jax with the extra [eval]",
+        name=error.name,
+    ) from error
+
+__all__ = [
+    "Evaluation",
+    "EvaluationError",
+    "dataset",
+    "default",
+    "evaluate",
+    "model",
+]

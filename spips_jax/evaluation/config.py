@@ -1,0 +1,167 @@
+"""What an evaluation is made of: the fields of a config.
+
+Every config starts from `default()`, so that all fields are there to be overridden on
+the command line (`--config.batch_size=16`). Nothing past `run.evaluate` sees a config.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from spips_jax import baselines, metric, parallel
+from spips_jax.data.builder import DataError
+from spips_jax.data.splits import parse_fold
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot be made; one line that says why and what to do."""
+
+
+def default() -> ConfigDict:
+    """Returns a config with every field but the models and sets.
+
+    `config.models.<label>` is what `model` makes, `config.data.<label>` what `dataset`
+    makes. The first model is the one the report looks at most closely.
+    """
+    return ConfigDict(
+        {
+            "models": ConfigDict(sort_keys=False),  # in the order they are given
+            "data": ConfigDict(sort_keys=False),
+            "data_dir": "",  # where prepared sets are; TFDS's own place
+            "batch_size": 8,  # examples over all devices
+            "num_threads": 4,  # that read images
+            "distributed": "auto",  # join the processes of several hosts: yes, no
+            "samples": 1000,  # of the bootstrap
+            "confidence": 0.95,  # of its intervals
+            "seed": 0,  # of its samples
+            "worst": 10,  # disagreements of the first model that are drawn
+        }
+    )
+
+
+def model(
+    name: str,
+    *,
+    weights: str = "",
+    head: str = "",
+    dtype: str = "float32",
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> ConfigDict:
+    """A metric to evaluate, for `config.models.<label>`.
+
+    Args:
+      name: of a model or a baseline, or a trained model's .safetensors file.
+      weights: the backbone's file; the cache's by default.
+      head: the second file of LPIPS and DISTS, likewise.
+      dtype: of the backbone: float32 or bfloat16.
+      value_range: the range that the metric is told the images have, which are given in
+        [0, 1]. Another than (0, 1) repeats published numbers of a metric that was fed
+        wrongly, as LPIPS often is: (-1, 1).
+    """
+    return ConfigDict(
+        {
+            "name": name,
+            "weights": weights,
+            "head": head,
+            "dtype": dtype,
+            "value_range": tuple(map(float, value_range)),
+        }
+    )
+
+
+def dataset(
+    name: str,
+    *,
+    split: str = "",
+    fold: str = "",
+    exclude_references: str = "",
+    exclude_shared: str = "",
+) -> ConfigDict:
+    """A set to evaluate on, for `config.data.<label>`.
+
+    Args:
+      name: as `python -m spips_jax.data list` gives.
+      split: one, or several as "val_cnn+val_color"; all of them by default.
+      fold: "2/5" takes the second of five folds by reference, what a model that was
+        trained with `config.data.fold="2/5"` did not see; all examples by default.
+      exclude_references: names with commas between, left out.
+      exclude_shared: sets, likewise; references whose photograph is in one of them are
+        left out.
+    """
+    return ConfigDict(
+        {
+            "name": name,
+            "split": split,
+            "fold": fold,
+            "exclude_references": exclude_references,
+            "exclude_shared": exclude_shared,
+        }
+    )
+
+
+_CHOICES = {"distributed": parallel.DISTRIBUTED}
+_POSITIVE = ("batch_size", "num_threads", "samples")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `EvaluationError` for values that no evaluation can have."""
+    for field in ("models", "data"):
+        if not config[field]:
+            flag = "--model" if field == "models" else "--data"
+            raise EvaluationError(
+                f"there are no {field} to evaluate: name them with {flag} or in a"
+                " config"
+            )
+    for field in _POSITIVE:
+        if config[field] < 1:
+            raise EvaluationError(f"{field} is {config[field]}: it must be at least 1")
+    if config.worst < 0:
+        raise EvaluationError(f"worst is {config.worst}: it must be at least 0")
+    if not 0 < config.confidence < 1:
+        raise EvaluationError(
+            f"confidence is {config.confidence:g}: it must be in (0, 1)"
+        )
+    for field, choices in _CHOICES.items():
+        if config[field] not in choices:
+            raise EvaluationError(
+                f"{field} is {config[field]!r}: it must be one of {', '.join(choices)}"
+            )
+    for label, one in config.models.items():
+        _check_model(label, one)
+    for label, one in config.data.items():
+        _check_fields(f"data.{label}", one, dataset(""))
+        if one.fold:
+            try:
+                parse_fold(one.fold)
+            except (ValueError, DataError) as error:
+                raise EvaluationError(f"data.{label}.fold: {error}") from None
+
+
+def _check_model(label: str, one: Any) -> None:
+    _check_fields(f"models.{label}", one, model(""))
+    known = (*metric.MODELS, *baselines.BASELINES)
+    if one.name not in known and not one.name.endswith(".safetensors"):
+        raise EvaluationError(
+            f"model {one.name!r} is not one of {', '.join(known)}, nor a .safetensors"
+            " file"
+        )
+    if one.dtype not in ("float32", "bfloat16"):
+        raise EvaluationError(
+            f"models.{label}.dtype is {one.dtype!r}: it must be float32 or bfloat16"
+        )
+    low, high = one.value_range
+    if not low < high:
+        raise EvaluationError(
+            f"models.{label}.value_range is ({low:g}, {high:g}): the first must be"
+            " below the second"
+        )
+
+
+def _check_fields(where: str, one: Any, like: ConfigDict) -> None:
+    if not isinstance(one, ConfigDict) or one.keys() != like.keys():
+        raise EvaluationError(
+            f"{where}: has not the fields {', '.join(like.keys())}: make it with"
+            " evaluation.model or evaluation.dataset"
+        )

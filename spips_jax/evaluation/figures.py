@@ -1,0 +1,227 @@
+"""Figures of an evaluation as PNGs: scatter plots, bars, the worst disagreements."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from spips_jax.agreement import Logistic
+from spips_jax.data.builder import COMPARED
+from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation.report import TITLES
+from spips_jax.evaluation.scores import Judge, told
+from spips_jax.files import replacing
+from spips_jax.heatmaps import write_heat_maps
+
+_DPI = 120
+
+
+def write_scatter(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    scores: Mapping[str, np.ndarray],
+    found: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draws opinions over scores, a panel a metric, with the fitted logistic.
+
+    Args:
+      path: the PNG, written whole or not at all.
+      dataset: pairs with an opinion that is one number an image.
+      scores: `(N, 1)` by metric, all finite.
+      found: what `results_of` says of each metric.
+    """
+    columns = min(len(scores), 3)
+    rows = -(-len(scores) // columns)
+    figure = Figure(
+        figsize=(3.9 * columns, 3.5 * rows + 0.5), dpi=_DPI, layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
+    kinds = dataset.index["distortion"]
+    names = sorted(set(kinds.tolist()))
+    # Ten colours at most can be told apart; more would only look as if they could.
+    coloured = 1 < len(names) <= 10
+    for axis in axes[len(scores) :]:
+        axis.set_axis_off()
+    for axis, (label, values) in zip(axes, scores.items(), strict=False):
+        x = values[:, 0].astype(np.float64)
+        for number, name in enumerate(names if coloured else [""]):
+            chosen = kinds == name if coloured else np.ones(len(x), bool)
+            axis.plot(
+                x[chosen], opinions[chosen], ".", markersize=3.5, alpha=0.5,
+                color=f"C{number}", label=name or None, rasterized=True,
+            )  # fmt: skip
+        fit = found[label].get("fit_4")
+        if fit:
+            line = np.linspace(x.min(), x.max(), 300)
+            axis.plot(line, Logistic(tuple(fit))(line), color="black", linewidth=1.6)
+        srcc = found[label]["srcc"]
+        axis.set_title(
+            label if srcc is None else f"{label}, SRCC {srcc['value']:.3f}", fontsize=10
+        )
+        axis.set_xlabel("score")
+        axis.grid(alpha=0.3)
+    for axis in axes[::columns]:
+        axis.set_ylabel(dataset.opinion.upper())
+    if coloured:
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(len(names), 5),
+            fontsize=8,
+            markerscale=2,
+        )
+    _save(figure, path)
+
+
+def write_bars(
+    path: str | os.PathLike[str], one: Mapping[str, Any], *, column: str, title: str
+) -> None:
+    """Draws the main statistic on each distortion or level, a bar a metric.
+
+    Args:
+      path: the PNG, written whole or not at all.
+      one: what `results_of` says of a set, whose metrics have `parts`.
+      column: which parts.
+      title: a line above.
+    """
+    models = {
+        label: values["parts"][column]
+        for label, values in one["models"].items()
+        if column in values.get("parts", {})
+    }
+    parts = list(next(iter(models.values())))
+    figure = Figure(
+        figsize=(8.5, 0.9 + len(parts) * (0.14 + 0.11 * len(models))),
+        dpi=_DPI,
+        layout="constrained",
+    )
+    axis = figure.subplots()
+    height = 0.8 / len(models)
+    places = np.arange(len(parts))
+    for number, (label, values) in enumerate(models.items()):
+        lengths = [values[part]["value"] for part in parts]
+        axis.barh(
+            places + (number - (len(models) - 1) / 2) * height,
+            [np.nan if length is None else length for length in lengths],
+            height=height,
+            label=label,
+            color=f"C{number}",
+        )
+    if "human" in one:
+        human = one["human"]["parts"][column]
+        axis.plot(
+            [human[part] for part in parts], places, "k|", markersize=12,
+            label="a person",
+        )  # fmt: skip
+    axis.set_yticks(places, parts, fontsize=8)
+    axis.set_ylim(len(parts) - 0.5, -0.5)  # the first on top
+    low = axis.get_xlim()[0]
+    axis.set_xlim(0.5 if one["main"] == "two_afc" and low >= 0 else min(low, 0), 1)
+    axis.set_xlabel(TITLES[one["main"]])
+    axis.set_title(title, fontsize=11)
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9)
+    _save(figure, path)
+
+
+def write_disagreement(
+    path: str | os.PathLike[str],
+    example: Mapping[str, Any],
+    *,
+    dataset: Dataset,
+    judge: Judge,
+    scores: Sequence[float],
+    title: str,
+) -> None:
+    """Draws the images of an example side by side, with the maps of the metric.
+
+    Args:
+      path: the PNG, written whole or not at all.
+      example: of the set.
+      dataset: the set.
+      judge: the metric.
+      scores: of the pairs that are compared.
+      title: a line above.
+    """
+    compared = COMPARED[dataset.kind]
+    first, _ = compared[0]
+    reference = example[first]
+    features = judge.metric.features(
+        told(reference, judge.value_range), value_range=judge.value_range
+    )
+    parts = [
+        jax.device_get(
+            judge.metric.explain(
+                features,
+                told(example[name], judge.value_range),
+                value_range=judge.value_range,
+            )
+        )
+        for _, name in compared
+    ]
+    if len(compared) == 1:
+        write_heat_maps(
+            path,
+            reference=reference,
+            distorted=example[compared[0][1]],
+            comparison=parts[0],
+            title=title,
+        )
+        return
+    fused = [part.maps.get("fused") for part in parts]
+    _write_choice(
+        path,
+        [(first, reference)]
+        + [
+            (f"{name}: {score:.4f}", example[name])
+            for (_, name), score in zip(compared, scores, strict=True)
+        ],
+        [] if any(m is None for m in fused) else [np.asarray(m) for m in fused],
+        title=title,
+    )
+
+
+def _write_choice(
+    path: str | os.PathLike[str],
+    images: Sequence[tuple[str, np.ndarray]],
+    maps: Sequence[np.ndarray],
+    *,
+    title: str,
+) -> None:
+    """A reference and the images to choose from; below each its map, on one scale."""
+    height, width = images[0][1].shape[:2]
+    rows = 2 if maps else 1
+    panel = 3.2
+    figure = Figure(
+        figsize=(len(images) * panel, rows * (panel * height / width + 0.35) + 0.5),
+        dpi=_DPI,
+        layout="constrained",
+    )
+    axes = figure.subplots(rows, len(images), squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for axis, (name, image) in zip(axes[0], images, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(name, fontsize=10)
+    if maps:
+        top = max(float(one.max()) for one in maps) or 1.0
+        for axis, one in zip(axes[1][1:], maps, strict=True):
+            drawn = axis.imshow(one, cmap="inferno", vmin=0, vmax=top)
+        figure.colorbar(
+            drawn, ax=axes[1][0], location="left", shrink=0.8, label="difference"
+        )
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    canvas = FigureCanvasAgg(figure)  # no window system, whatever the user's backend
+    with replacing(path) as partial:
+        canvas.print_png(partial)

@@ -1,0 +1,265 @@
+"""What an evaluation leaves for people and programs: JSON, tables, every score."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spips_jax.data.builder import COMPARED
+from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation.published import SOURCES, published
+from spips_jax.evaluation.results import EQUATIONS
+from spips_jax.files import replacing
+
+TITLES = {
+    "srcc": "SRCC",
+    "plcc": "PLCC",
+    "krcc": "KRCC",
+    "plcc_4": "PLCC, 4-parameter fit",
+    "plcc_5": "PLCC, 5-parameter fit",
+    "rmse": "RMSE",
+    "outlier_ratio": "outlier ratio",
+    "krcc_within": "KRCC within a distortion",
+    "two_afc": "2AFC",
+    "map": "JND mAP",
+}
+
+NONE = "n/a"
+"""In a table, where there is no number; a note below says why."""
+
+_BETTER = {True: "higher", False: "lower"}
+
+
+def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Writes `results.json`, whole or not at all."""
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(path, text + "\n")
+
+
+def write_scores(
+    path: str | os.PathLike[str],
+    sets: Mapping[str, Dataset],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Writes every compared pair with its opinion and the score of every metric.
+
+    Args:
+      path: the CSV file, written whole or not at all.
+      sets: by label.
+      scores: of each set, by metric, `(N, n)`.
+    """
+    labels = list(dict.fromkeys(label for one in scores.values() for label in one))
+    columns = ("set", "split", "id", "reference_id", "distortion", "level")
+    with (
+        replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, "reference", "image", "opinion", "value", *labels])
+        for name, dataset in sets.items():
+            index = dataset.index
+            for row in range(len(dataset)):
+                known = [name, *(index[column][row] for column in columns[1:])]
+                opinion = [dataset.opinion, index[dataset.opinion][row]]
+                for pair, images in enumerate(COMPARED[dataset.kind]):
+                    values = [scores[name][label][row, pair] for label in labels]
+                    writer.writerow([*known, *images, *opinion, *values])
+
+
+def write_tables(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Writes `results.md`: the tables of `results`, to be read and pasted."""
+    confidence = f"{100 * results['confidence']:g} %"
+    lines = [
+        "# Agreement with people",
+        "",
+        f"Brackets: {confidence} intervals, {results['samples']:,} bootstrap samples"
+        " **over reference images**. Signs are turned by the directions that metrics"
+        " and sets declare: larger is better, except for RMSE and outlier ratio.",
+        "",
+    ]
+    for name, one in results["sets"].items():
+        lines += _set(name, one, results["models"], confidence)
+    lines += _made(results)
+    _write(path, "\n".join(lines).rstrip() + "\n")
+
+
+def _set(
+    name: str, one: Mapping[str, Any], models: Mapping[str, Any], confidence: str
+) -> list[str]:
+    what = f"{one['examples']:,} examples, {one['references']:,} references"
+    title = name if name == one["set"]["name"] else f"{name} ({one['set']['name']})"
+    limits = [
+        f"{key} {one['set'][key]}" for key in ("split", "fold") if one["set"][key]
+    ]
+    lines = [f"## {title}", "", "; ".join([what, *limits, one["opinion"]]) + ".", ""]
+    shown = [
+        key
+        for key in TITLES
+        if any(values.get(key) is not None for values in one["models"].values())
+    ]
+    shown = shown or [one["main"]]
+    rows = [
+        [label, _BETTER[models[label]["higher_is_better"]]]
+        + [_number(values.get(key)) for key in shown]
+        for label, values in one["models"].items()
+    ]
+    if "human" in one:
+        ceiling = {one["main"]: one["human"]["value"]}
+        rows.append(["a person", NONE] + [_number(ceiling.get(key)) for key in shown])
+    lines += _table(["metric", "better", *(TITLES[key] for key in shown)], rows)
+    notes = [*_errors(one), *one["notes"]]
+    lines += [*(f"- {note}" for note in notes), *([""] if notes else [])]
+    lines += _differences(one, confidence)
+    for part, heading in (("distortion", "distortion"), ("split", "split")):
+        lines += _parts(one, part, heading)
+    lines += _parts(one, "level", "level")
+    lines += _published(one)
+    return lines
+
+
+def _errors(one: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{label}: {values['error']}: no agreement can be given"
+        for label, values in one["models"].items()
+        if "error" in values
+    ]
+
+
+def _differences(one: Mapping[str, Any], confidence: str) -> list[str]:
+    if not one["differences"]:
+        return []
+    rows = [
+        [
+            f"{d['first']} - {d['second']}",
+            f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
+            f"{d['p_value']:.3g}",
+            _winner(d),
+        ]
+        for d in one["differences"]
+    ]
+    main = TITLES[one["main"]]
+    return [
+        f"Differences in {main}, both metrics on the same bootstrap samples; one is"
+        f" ahead if the {confidence} interval leaves out 0:",
+        "",
+        *_table(["metrics", f"difference in {main}", "p", "ahead"], rows),
+    ]
+
+
+def _winner(difference: Mapping[str, Any]) -> str:
+    if difference["low"] > 0:
+        return difference["first"]
+    return difference["second"] if difference["high"] < 0 else "neither"
+
+
+def _parts(one: Mapping[str, Any], column: str, heading: str) -> list[str]:
+    """The main statistic on each distortion, level or split, and their mean."""
+    parts = {
+        label: values["parts"][column]
+        for label, values in one["models"].items()
+        if column in values.get("parts", {})
+    }
+    if not parts:
+        return []
+    labels = list(parts)
+    rows = []
+    for part, value in parts[labels[0]].items():
+        row = [part, f"{value['examples']:,}"]
+        rows.append(row + [_number(parts[label][part]["value"]) for label in labels])
+    means = [_mean(part["value"] for part in parts[label].values()) for label in labels]
+    rows.append([f"mean over the {len(rows)}", "", *map(_number, means)])
+    if "human" in one:
+        human = one["human"]["parts"][column]
+        for row in rows[:-1]:
+            row.append(_number(human[row[0]]))
+        rows[-1].append(_number(_mean(human.values())))
+        labels.append("a person")
+    main = TITLES[one["main"]]
+    return [
+        f"{main} by {heading}:",
+        "",
+        *_table([heading, "examples", *labels], rows),
+    ]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _published(one: Mapping[str, Any]) -> list[str]:
+    rows = published(one["set"]["name"])
+    if not rows:
+        return []
+    table = [
+        [
+            row["metric"],
+            row["part"] or "all of it",
+            TITLES[row["statistic"]],
+            f"{row['value']:.4g}",
+            f"[{row['source']}]",
+        ]
+        for row in rows
+    ]
+    sources = dict.fromkeys(row["source"] for row in rows)
+    return [
+        "Published by others, on the official set; **not measured here**:",
+        "",
+        *_table(["metric", "of the set", "statistic", "published", "source"], table),
+        *(f"- [{source}] {SOURCES[source]}" for source in sources),
+        "",
+    ]
+
+
+def _made(results: Mapping[str, Any]) -> list[str]:
+    """How the numbers came about."""
+    rows = []
+    for label, one in results["models"].items():
+        low, high = one["value_range"]
+        digest = f"`{one['weights'][:16]}`"
+        rows.append([label, one["name"], digest, one["dtype"], f"({low:g}, {high:g})"])
+    fits = ", ".join(f"{count}: `{text}`" for count, text in EQUATIONS.items())
+    packages = ", ".join(f"{n} {v}" for n, v in results["packages"].items())
+    return [
+        "## How",
+        "",
+        *_table(["metric", "model", "SHA-256 of weights", "dtype", "told range"], rows),
+        f"- `{results['command']}`",
+        f"- on {results['devices']}; {packages}",
+        "- Images are read as stored, in [0, 1], at their own size.",
+        f"- Fits of opinions to scores, by least squares: {fits}. RMSE and outlier"
+        " ratio are after that of 4.",
+        "- `scores.csv` has every pair, `results.json` all numbers.",
+        "",
+    ]
+
+
+def _number(value: Any) -> str:
+    """A number of a table, with its interval if it has one."""
+    if value is None:
+        return NONE
+    if not isinstance(value, Mapping):
+        return f"{value:.3f}"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table; a bar in a cell would end it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [
+        *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines),
+        "",
+    ]
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    with replacing(path) as partial:
+        Path(partial).write_text(text, encoding="utf-8")

@@ -1,0 +1,298 @@
+"""From scores to numbers: agreement, fits, intervals, differences, parts of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from spips_jax import agreement
+from spips_jax.agreement import AgreementError, Interval
+from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation.statistics import STATISTICS, columns, main_statistic
+
+PARTS = ("distortion", "level", "split")
+"""Columns by whose values a set is taken apart."""
+
+EQUATIONS = {
+    4: "(b1 - b2) / (1 + exp(-(x - b3) / b4)) + b2",
+    5: "b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5",
+}
+"""The logistic fits of `agreement.fit_logistic`."""
+
+Progress = Callable[[str], None]
+
+
+def results_of(
+    dataset: Dataset,
+    scores: Mapping[str, np.ndarray],
+    *,
+    higher_is_better: Mapping[str, bool],
+    samples: int,
+    confidence: float,
+    seed: int,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """All that is said of metrics on a set, as plain values for JSON.
+
+    Args:
+      dataset: the examples.
+      scores: `(N, n)` of each metric, of the pairs that `builder.COMPARED` names.
+      higher_is_better: the direction of each metric.
+      samples: of the bootstrap over references.
+      confidence: of its intervals.
+      seed: of its samples.
+      progress: is told what is computed.
+
+    Returns:
+      `examples`, `references`, `opinion`, `main`, the statistic that metrics are ranked
+      by; `models`, by metric what `docs/evaluation.md` lists; `differences` in the main
+      statistic of every two metrics; `human` for choices; `notes`, a line for each
+      number that cannot be given, which is null.
+    """
+    main = main_statistic(dataset.kind)
+    notes: list[str] = []
+    draws: dict[str, tuple[float, np.ndarray]] = {}
+    models: dict[str, Any] = {}
+    for label, values in scores.items():
+        progress(label)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            models[label] = {"error": _not_finite(dataset, values, bad)}
+            continue
+        found = columns(dataset, values, higher_is_better=higher_is_better[label])
+        one: dict[str, Any] = {}
+        for name, statistic in STATISTICS[dataset.kind].items():
+            try:
+                value = statistic(*found)
+            except AgreementError as error:
+                notes.append(f"{label}: no {name}: {error}")
+                one[name] = None
+                continue
+            drawn = _draws(dataset, statistic, found, samples=samples, seed=seed)
+            one[name] = _plain(value, drawn, confidence)
+            if name == main and drawn is not None:
+                draws[label] = (value, drawn)
+        if dataset.kind == "ranks":
+            one["krcc_within"] = _within_groups(dataset, found)
+        if dataset.kind == "pairs":
+            one |= _fitted(
+                dataset, values[:, 0], label, notes,
+                samples=samples, confidence=confidence, seed=seed,
+            )  # fmt: skip
+        one["parts"] = {
+            column: _by_part(dataset, column, found)
+            for column in PARTS
+            if len(_values_of(dataset, column)) > 1 and column != dataset.opinion
+        }
+        models[label] = one
+    if len(dataset.references) < 2:
+        notes.append(
+            f"{len(dataset.references)} reference: intervals over references need two"
+            " at least"
+        )
+    return {
+        "examples": len(dataset),
+        "references": len(dataset.references),
+        "kind": dataset.kind,
+        "opinion": dataset.opinion,
+        "main": main,
+        **({"human": _human(dataset)} if dataset.kind == "2afc" else {}),
+        "models": models,
+        "differences": _differences(draws, confidence),
+        "notes": notes,
+    }
+
+
+def _not_finite(dataset: Dataset, values: np.ndarray, bad: np.ndarray) -> str:
+    return (
+        f"{len(bad)} of {len(values)} scores are NaN or inf, the first is of"
+        f" {dataset.index['id'][bad[0]]}"
+    )
+
+
+def _draws(
+    dataset: Dataset,
+    statistic: Callable[..., float],
+    values: tuple[np.ndarray, ...],
+    *,
+    samples: int,
+    seed: int,
+) -> np.ndarray | None:
+    """The bootstrap over references; None where it is not defined.
+
+    A resampling can be without what the statistic needs, as a positive of a JND.
+    """
+    try:
+        return agreement.bootstrap_draws(
+            statistic,
+            *values,
+            references=dataset.index["reference_id"],
+            samples=samples,
+            seed=seed,
+        )
+    except AgreementError:
+        return None
+
+
+def _plain(
+    value: float, drawn: np.ndarray | None, confidence: float
+) -> dict[str, float | None]:
+    if drawn is None:
+        return {"value": value, "low": None, "high": None}
+    interval = agreement.interval(value, drawn, confidence=confidence)
+    return {"value": value, "low": interval.low, "high": interval.high}
+
+
+def _fitted(
+    dataset: Dataset,
+    scores: np.ndarray,
+    label: str,
+    notes: list[str],
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    """PLCC after both logistic fits; RMSE and outlier ratio after that of four."""
+    opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
+    found: dict[str, Any] = {}
+    for parameters in EQUATIONS:
+        name = f"plcc_{parameters}"
+        try:
+            fit = agreement.fit_logistic(scores, opinions, parameters=parameters)
+        except AgreementError as error:
+            notes.append(f"{label}: no fit of {parameters} parameters: {error}")
+            found |= {name: None, f"fit_{parameters}": None}
+            continue
+        fitted = fit(scores)
+        # The fit stays what it is on all the data: the interval is of this one map.
+        drawn = _draws(
+            dataset, agreement.plcc, (fitted, opinions), samples=samples, seed=seed
+        )
+        found[name] = _plain(agreement.plcc(fitted, opinions), drawn, confidence)
+        found[f"fit_{parameters}"] = list(fit.parameters)
+        if parameters == 4:
+            found["rmse"] = agreement.rmse(fitted, opinions)
+            std = dataset.index.get("std")
+            if std is not None and np.isfinite(std).all():
+                found["outlier_ratio"] = agreement.outlier_ratio(fitted, opinions, std)
+    return found
+
+
+def _within_groups(dataset: Dataset, values: tuple[np.ndarray, ...]) -> float:
+    """Mean over groups of KRCC: levels are ranks only within a group.
+
+    A group is all levels of a distortion of a reference.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    names = (dataset.index["reference_id"], dataset.index["distortion"])
+    for row, key in enumerate(zip(*(n.tolist() for n in names), strict=True)):
+        groups.setdefault(key, []).append(row)
+    scores, levels = values
+    found = [
+        agreement.krcc(scores[rows], levels[rows])
+        for rows in groups.values()
+        if len(rows) > 1
+    ]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _values_of(dataset: Dataset, column: str) -> list[Any]:
+    """The values of a column that say something: unknown ones are "" and 0."""
+    values = sorted(set(dataset.index[column].tolist()))
+    return [value for value in values if value not in ("", 0)]
+
+
+def _by_part(
+    dataset: Dataset, column: str, values: tuple[np.ndarray, ...]
+) -> dict[str, dict[str, Any]]:
+    """The main statistic on the examples of each value of a column."""
+    statistic = STATISTICS[dataset.kind][main_statistic(dataset.kind)]
+    found = {}
+    for part in _values_of(dataset, column):
+        rows = dataset.index[column] == part
+        try:
+            value = statistic(*(x[rows] for x in values))
+        except AgreementError:  # one example, or none that is a positive
+            value = None
+        found[str(part)] = {"examples": int(rows.sum()), "value": value}
+    return found
+
+
+def _human(dataset: Dataset) -> dict[str, Any]:
+    """The human ceiling of forced choices, on all and on each part."""
+    judgement = np.asarray(dataset.index[dataset.opinion], np.float64)
+    return {
+        "value": agreement.two_afc_human(judgement),
+        "parts": {
+            column: {
+                str(part): agreement.two_afc_human(
+                    judgement[dataset.index[column] == part]
+                )
+                for part in _values_of(dataset, column)
+            }
+            for column in PARTS
+            if len(_values_of(dataset, column)) > 1
+        },
+    }
+
+
+def _differences(
+    draws: Mapping[str, tuple[float, np.ndarray]], confidence: float
+) -> list[dict[str, Any]]:
+    """Every two metrics, in the order of the models."""
+    labels = list(draws)
+    found = []
+    for number, first in enumerate(labels):
+        for second in labels[number + 1 :]:
+            one: Interval = agreement.difference(
+                draws[first], draws[second], confidence=confidence
+            )
+            found.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "value": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                    "p_value": one.p_value,
+                }
+            )
+    return found
+
+
+def disagreements(
+    dataset: Dataset, values: tuple[np.ndarray, ...], *, count: int
+) -> list[int]:
+    """Positions of the examples on which a metric and people disagree most.
+
+    Pairs, ranks and JND: the largest distance between an example's place in the order
+    of the scores and its place in the order of opinions, both from 0 to 1. Choices: the
+    metric's relative preference times the share of people against it.
+
+    Args:
+      dataset: the examples.
+      values: as `statistics.columns` gives.
+      count: how many, worst first.
+    """
+    if dataset.kind == "2afc":
+        d0, d1, judgement = values
+        total = np.abs(d0) + np.abs(d1)
+        sure = np.divide(np.abs(d0 - d1), total, out=np.zeros_like(d0), where=total > 0)
+        against = np.where(d1 < d0, 1 - judgement, judgement)
+        off = sure * against
+    else:
+        scores, opinions = values
+        if dataset.kind == "jnd":
+            opinions = -opinions  # near pairs are those that look the same
+        off = np.abs(_places(scores) - _places(opinions))
+    order = np.argsort(-off, kind="stable")
+    return [int(position) for position in order[:count] if off[position] > 0]
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Mean ranks of values, scaled to [0, 1]."""
+    return (rankdata(values) - 0.5) / len(values)

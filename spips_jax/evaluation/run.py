@@ -1,0 +1,275 @@
+"""An evaluation from its config to its report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from spips_jax import baselines, data, metric, parallel
+from spips_jax.cache import cache_compilations
+from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation import config as config_lib
+from spips_jax.evaluation import figures, report, results
+from spips_jax.evaluation.config import EvaluationError
+from spips_jax.evaluation.scores import PACKAGES, Judge, scores_of
+from spips_jax.evaluation.statistics import columns
+
+_WORST = "worst"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of an evaluation.
+
+    Attributes:
+      results: as in `results.json`.
+      files: of the report, the tables first; none in processes that do not write.
+      errors: a line for each metric that gave no numbers on a set.
+    """
+
+    results: Mapping[str, Any]
+    files: tuple[Path, ...]
+    errors: tuple[str, ...]
+
+
+def evaluate(
+    config: ConfigDict, output: str | os.PathLike[str], *, command: str = ""
+) -> Evaluation:
+    """Evaluates metrics on sets and writes a report.
+
+    Scores are kept in `output/scores` as they come; a run that was stopped goes on
+    there. Over several processes all must see `output`'s writer finish; only the first
+    writes.
+
+    Args:
+      config: as `config.default` makes.
+      output: the folder of the report.
+      command: that the report says it was made by.
+
+    Raises:
+      EvaluationError: impossible values, or scores of something else in `output`.
+      DataError, WeightsError: a set or a model cannot be read.
+      OSError: `output` cannot be written.
+    """
+    config_lib.check(config)
+    try:
+        parallel.initialize(config.distributed)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+    cache_compilations()
+    sets = {label: _open_set(config, one) for label, one in config.data.items()}
+    judges = [_load(label, one) for label, one in config.models.items()]
+    folder = Path(output).expanduser()
+    if parallel.is_writer():
+        folder.mkdir(parents=True, exist_ok=True)
+
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    made: dict[str, dict[str, Any]] = {}
+    for name, dataset in sets.items():
+        for judge in judges:
+            values, card = scores_of(
+                judge,
+                dataset,
+                file=folder
+                / "scores"
+                / _file_name(name)
+                / f"{_file_name(judge.label)}.csv",
+                batch_size=config.batch_size,
+                num_threads=config.num_threads,
+            )
+            scores.setdefault(name, {})[judge.label] = values
+            made.setdefault(name, {})[judge.label] = card
+    if not parallel.is_writer():
+        return Evaluation({}, (), ())
+    found = _results(config, sets, judges, scores, made, command)
+    files = _write(config, folder, sets, judges, scores, found)
+    errors = tuple(
+        f"{label} on {name}: {values['error']}"
+        for name, one in found["sets"].items()
+        for label, values in one["models"].items()
+        if "error" in values
+    )
+    return Evaluation(found, files, errors)
+
+
+def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
+    dataset = data.load(one.name, data_dir=config.data_dir or None, split=one.split)
+    if one.fold:
+        _, dataset = dataset.fold(one.fold)
+    for text, leave_out in (
+        (one.exclude_references, Dataset.exclude_references),
+        (one.exclude_shared, Dataset.exclude_shared),
+    ):
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if names:
+            dataset = leave_out(dataset, names)
+    if not len(dataset):
+        raise EvaluationError(f"{one.name}: no example is left to evaluate on")
+    return dataset
+
+
+def _load(label: str, one: ConfigDict) -> Judge:
+    options = {"weights": one.weights or None, "dtype": one.dtype}
+    if one.name in baselines.BASELINES:
+        loaded = baselines.load(one.name, head=one.head or None, **options)
+    elif one.head:
+        raise EvaluationError(f"models.{label}.head: {one.name} has no second file")
+    else:
+        loaded = metric.load(one.name, **options)
+    return Judge(
+        label=label, metric=loaded, dtype=one.dtype, value_range=tuple(one.value_range)
+    )
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_.+" else "-" for c in label)
+
+
+def _results(
+    config: ConfigDict,
+    sets: Mapping[str, Dataset],
+    judges: list[Judge],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    made: Mapping[str, Mapping[str, Any]],
+    command: str,
+) -> dict[str, Any]:
+    found = {}
+    for name, dataset in sets.items():
+        one = config.data[name]
+        found[name] = {
+            "set": {
+                **{key: one[key] for key in ("name", "split", "fold")},
+                "exclude_references": one.exclude_references,
+                "exclude_shared": one.exclude_shared,
+            },
+            **results.results_of(
+                dataset,
+                scores[name],
+                higher_is_better={j.label: j.metric.higher_is_better for j in judges},
+                samples=config.samples,
+                confidence=config.confidence,
+                seed=config.seed,
+            ),
+            "scores": made[name],
+        }
+    devices = jax.devices()
+    return {
+        "command": command,
+        "samples": config.samples,
+        "confidence": config.confidence,
+        "seed": config.seed,
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "models": {
+            judge.label: {
+                **judge.card(),
+                "higher_is_better": judge.metric.higher_is_better,
+            }
+            for judge in judges
+        },
+        "sets": found,
+    }
+
+
+def _write(
+    config: ConfigDict,
+    folder: Path,
+    sets: Mapping[str, Dataset],
+    judges: list[Judge],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    found: Mapping[str, Any],
+) -> tuple[Path, ...]:
+    tables = [folder / name for name in ("results.md", "results.json", "scores.csv")]
+    report.write_tables(tables[0], found)
+    report.write_results(tables[1], found)
+    report.write_scores(tables[2], sets, scores)
+    drawn: list[Path] = []
+    for name, dataset in sets.items():
+        one = found["sets"][name]
+        whole = {
+            label: values
+            for label, values in scores[name].items()
+            if "error" not in one["models"][label]
+        }
+        if not whole:
+            continue
+        stem = _file_name(name)
+        if dataset.kind == "pairs":
+            drawn.append(folder / f"{stem}-scatter.png")
+            figures.write_scatter(drawn[-1], dataset, whole, one["models"])
+        for column in results.PARTS:
+            if column in one["models"][next(iter(whole))]["parts"]:
+                drawn.append(folder / f"{stem}-by-{column}.png")
+                figures.write_bars(
+                    drawn[-1], one, column=column, title=f"{name}, by {column}"
+                )
+        judge = judges[0]
+        if judge.label in whole and config.worst:
+            drawn += _write_worst(
+                folder / _WORST / stem, judge, dataset, whole[judge.label], config.worst
+            )
+    return (*tables, *drawn)
+
+
+def _write_worst(
+    folder: Path, judge: Judge, dataset: Dataset, scores: np.ndarray, count: int
+) -> list[Path]:
+    """Draws the worst disagreements of a metric; those of a run before are gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    higher_is_better = judge.metric.higher_is_better
+    found = columns(dataset, scores, higher_is_better=higher_is_better)
+    drawn = []
+    for rank, row in enumerate(
+        results.disagreements(dataset, found, count=count), start=1
+    ):
+        example = dataset[row]
+        values = ", ".join(f"{value:.4f}" for value in scores[row])
+        opinion = f"{dataset.opinion} {example[dataset.opinion]:.3g}"
+        said = _said(dataset, found, row, higher_is_better=higher_is_better)
+        drawn.append(folder / f"{rank:02}-{_file_name(example['id'])}.png")
+        figures.write_disagreement(
+            drawn[-1],
+            example,
+            dataset=dataset,
+            judge=judge,
+            scores=scores[row].tolist(),
+            title=f"{rank}. {example['id']}  {example['distortion']}\n"
+            f"{judge.label} {values}, {opinion}; {said}",
+        )
+    return drawn
+
+
+def _said(
+    dataset: Dataset,
+    found: tuple[np.ndarray, ...],
+    row: int,
+    *,
+    higher_is_better: bool,
+) -> str:
+    """What a metric and people say of an example, in words."""
+    if dataset.kind == "2afc":
+        d0, d1, judgement = (column[row] for column in found)
+        return (
+            f"it puts p{int(d1 < d0)} nearer, {100 * judgement:.0f} % of people chose"
+            " p1"
+        )
+    scores, opinions = found
+    if dataset.kind == "jnd":
+        better = (-scores, opinions)
+    else:
+        better = (scores, opinions) if higher_is_better else (-scores, -opinions)
+    shares = [100 * np.mean(values < values[row]) for values in better]
+    who = "by its level" if dataset.kind == "ranks" else "for people"
+    return (
+        f"better than {shares[0]:.0f} % of the set for the metric, than"
+        f" {shares[1]:.0f} % {who}"
+    )

@@ -1,0 +1,349 @@
+"""Scores of a metric on a set: computed over all devices, kept as they come.
+
+The scores of a metric on a set are a CSV file, in the order they were computed in, and
+a card beside it that says of what they are. Computing goes on where it was stopped: a
+run that is killed loses the batch it was at. As batches are planned from the whole set
+and go on at a whole one, every score is the same as in a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spips_jax import parallel, weights
+from spips_jax.data.builder import COMPARED, Kind
+from spips_jax.data.dataset import Dataset
+from spips_jax.data.loader import Batch, eval_batches, eval_plan
+from spips_jax.evaluation.config import EvaluationError
+from spips_jax.files import replacing
+from spips_jax.images import Images
+from spips_jax.metric import Metric
+from spips_jax.progress import tracked
+from spips_jax.spips import Features
+
+PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
+
+VERSION = 1
+"""Raised whenever the same metric makes other scores of the same images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A metric that is evaluated.
+
+    Attributes:
+      label: what the report calls it.
+      metric: the metric.
+      dtype: of its backbone.
+      value_range: the range that it is told images have which are given in [0, 1].
+    """
+
+    label: str
+    metric: Metric
+    dtype: str = "float32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    def card(self) -> dict[str, Any]:
+        """What its scores depend on."""
+        return {
+            "name": self.metric.name,
+            "weights": weights.digest(self.metric.variables.get("params", {})),
+            "dtype": self.dtype,
+            "value_range": list(self.value_range),
+        }
+
+
+def column_names(kind: Kind) -> tuple[str, ...]:
+    """The names of an example's scores."""
+    return {1: ("score",), 2: ("d0", "d1")}[len(COMPARED[kind])]
+
+
+def scores_of(
+    judge: Judge,
+    dataset: Dataset,
+    *,
+    file: Path,
+    batch_size: int,
+    num_threads: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns scores `(N, n)` of all examples, in the set's order, and their card.
+
+    Args:
+      judge: the metric.
+      dataset: the examples; n is how many pairs of each are compared.
+      file: the CSV file that keeps them, in which there may be some already.
+      batch_size: over all devices; rounded up to what they can share.
+      num_threads: that read images.
+
+    Raises:
+      EvaluationError: the file holds the scores of something else.
+    """
+    card = _card(judge, dataset)
+    shape = (len(dataset), len(COMPARED[dataset.kind]))
+    scores, done = np.full(shape, np.nan, np.float32), np.zeros(len(dataset), bool)
+    if parallel.is_writer():
+        card = _open(file, card)
+        _read(file, dataset, scores, done)
+    done = parallel.of_the_writer(done)
+    if done.all():
+        return scores, card
+
+    batch_size += -batch_size % jax.device_count()
+    grouped = _saves_work(dataset, batch_size)
+    plan = eval_plan(dataset, batch_size=batch_size, by_reference=grouped)
+    unfinished = ((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1)
+    found = _judged(
+        judge,
+        dataset,
+        batch_size=batch_size,
+        by_reference=grouped,
+        first_batch=int(np.argmax(unfinished)),
+        num_threads=num_threads,
+    )
+    if not parallel.is_writer():
+        for _ in found:
+            pass
+        return scores, card
+    what = f"{judge.label} on {dataset.name}, {len(dataset):,} examples"
+    if done.any():
+        what += f", {done.sum():,} of them done before"
+    found = tracked(found, total=len(dataset), what=what, done=int(done.sum()))
+    with file.open("a", newline="", encoding="utf-8") as out:
+        for positions, values in found:
+            fresh = ~done[positions]
+            scores[positions[fresh]] = values[fresh]
+            done[positions] = True
+            _append(out, dataset, positions[fresh], values[fresh])
+    return scores, card
+
+
+def _saves_work(dataset: Dataset, batch_size: int) -> bool:
+    """Whether batches of one reference each run the network on fewer images."""
+    if len(COMPARED[dataset.kind]) > 1 or dataset.kind == "jnd":
+        return False
+    grouped = eval_plan(dataset, batch_size=batch_size, by_reference=True)
+    mixed = eval_plan(dataset, batch_size=batch_size)
+    return len(dataset.references) + grouped.size < 2 * mixed.size
+
+
+def _judged(
+    judge: Judge,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    by_reference: bool,
+    first_batch: int,
+    num_threads: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (positions `(B,)`, scores `(B, n)`) of the batches from one on."""
+    step = parallel.mapped(
+        partial(score_step, kind=dataset.kind, value_range=judge.value_range)
+    )
+    metric = parallel.replicate(judge.metric)
+    features = _last(partial(_features, metric, value_range=judge.value_range))
+    with eval_batches(
+        dataset,
+        batch_size=batch_size,
+        by_reference=by_reference,
+        num_threads=num_threads,
+    ) as batches:
+        batches.set_state({**batches.get_state(), "next_batch": first_batch})
+        for batch in batches:
+            reference = None
+            if by_reference:
+                # The set says so; its pixels are what counts.
+                alike = bool((batch["reference"] == batch["reference"][0]).all())
+                if parallel.everywhere(alike):
+                    reference = features(batch["reference"][0])
+            images = _images(batch, dataset, leave_out=reference is not None)
+            result = step(metric, reference, parallel.split(images))
+            mask = np.asarray(result["mask"])
+            yield (
+                np.asarray(result["position"])[mask],
+                np.asarray(result["values"])[mask],
+            )
+
+
+def score_step(
+    metric: Metric,
+    reference: Features | None,
+    batch: Mapping[str, jax.Array],
+    *,
+    kind: Kind,
+    value_range: tuple[float, float],
+) -> dict[str, jax.Array]:
+    """Scores a batch.
+
+    Args:
+      metric: what scores.
+      reference: features of the one reference of all examples, if they have one.
+      batch: this device's part: images uint8 `(b, H, W, 3)`, `position` and `mask`.
+      kind: of the batch's set.
+      value_range: that the metric is told.
+
+    Returns:
+      Over all devices: `position` and `mask` `(B,)`, and `values` `(B, n)`, scores of
+      the pairs in `builder.COMPARED`.
+    """
+    first: Any = reference
+    if first is None:
+        ((name, _), *_) = COMPARED[kind]
+        first = _features(metric, batch[name], value_range=value_range)
+    values = [
+        metric(first, told(batch[name], value_range), value_range=value_range)
+        for _, name in COMPARED[kind]
+    ]
+    return parallel.gather(
+        {
+            "position": batch["position"],
+            "mask": batch["mask"],
+            "values": jnp.stack(values, axis=-1),
+        }
+    )
+
+
+def _features(
+    metric: Metric, images: Images, *, value_range: tuple[float, float]
+) -> Features:
+    return metric.features(told(images, value_range), value_range=value_range)
+
+
+def told(images: Images, value_range: tuple[float, float]) -> Images:
+    """uint8 images as they are or, where a range is claimed for them, in [0, 1]."""
+    if value_range == (0.0, 1.0):
+        return images
+    return jnp.asarray(images, jnp.float32) / 255
+
+
+def _last(
+    extract: Callable[[np.ndarray], Features],
+) -> Callable[[np.ndarray], Features]:
+    """Keeps the features of the last image, on all of this process's devices."""
+    kept: list[tuple[np.ndarray, Features]] = []
+
+    def features(image: np.ndarray) -> Features:
+        if not kept or not np.array_equal(kept[0][0], image):
+            kept[:] = [(image, parallel.replicate(extract(image)))]
+        return kept[0][1]
+
+    return features
+
+
+def _images(batch: Batch, dataset: Dataset, *, leave_out: bool) -> dict[str, Any]:
+    names = [n for n in dataset.images if not (leave_out and n == "reference")]
+    return {name: batch[name] for name in (*names, "position", "mask")}
+
+
+# Files
+
+
+def _card(judge: Judge, dataset: Dataset) -> dict[str, Any]:
+    """What the scores are of, and what they were made with."""
+    ids = "\n".join(dataset.index["id"].tolist()).encode()
+    return {
+        "version": VERSION,
+        "model": judge.card(),
+        "set": {
+            "name": dataset.name,
+            "examples": len(dataset),
+            "ids": hashlib.sha256(ids).hexdigest(),
+            "files": dataset.fingerprint,
+        },
+        "device": jax.devices()[0].device_kind,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _open(file: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Makes the file's card, or checks it; returns it."""
+    place = file.with_suffix(".json")
+    if not file.exists():
+        with replacing(place) as partial_card:
+            Path(partial_card).write_text(json.dumps(card, indent=2) + "\n")
+        with replacing(file):
+            pass
+        return card
+    try:
+        kept = json.loads(place.read_text())
+        flat_kept, flat = _flat(kept), _flat(card)
+    except (OSError, ValueError, AttributeError):
+        raise EvaluationError(
+            f"{place}: cannot be read, so nobody knows what the scores in {file.name}"
+            " are of: delete both, or give another --output"
+        ) from None
+    for name, value in flat.items():
+        # Scores of several versions differ by rounding; the card has the first one's.
+        if not name.startswith("packages.") and flat_kept.get(name) != value:
+            raise EvaluationError(
+                f"{file}: has scores of {name} {flat_kept.get(name)}, not of {value}:"
+                " delete the file to compute them anew, or give another --output"
+            )
+    return kept
+
+
+def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in card.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) -> None:
+    """Fills in the scores that the file has, and ends it at its last whole line."""
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    names = ("id", *column_names(dataset.kind))
+    if not whole:
+        with replacing(file) as fresh, open(fresh, "w", newline="") as out:
+            csv.writer(out, lineterminator="\n").writerow(names)
+        return
+    if whole != text:  # a kill in the middle of a write tears the last line
+        with replacing(file) as repaired:
+            Path(repaired).write_bytes(whole)
+    positions = {name: p for p, name in enumerate(dataset.index["id"].tolist())}
+    header, *rows = csv.reader(whole.decode("utf-8").splitlines())
+    if tuple(header) != names:
+        raise EvaluationError(
+            f"{file}: line 1 is {','.join(header)!r}, not {','.join(names)!r}: delete"
+            " the file to compute the scores anew"
+        )
+    for number, row in enumerate(rows, 2):
+        try:
+            if len(row) != len(names):
+                raise ValueError
+            position = positions[row[0]]
+            scores[position] = [np.float32(value) for value in row[1:]]
+        except (KeyError, ValueError):
+            raise EvaluationError(
+                f"{file}: line {number} is {','.join(row)!r}, not an example's"
+                f" {', '.join(names)}: delete the file to compute the scores anew"
+            ) from None
+        done[position] = True
+
+
+def _append(
+    out: TextIO, dataset: Dataset, positions: np.ndarray, values: np.ndarray
+) -> None:
+    """Writes the rows of a batch and hands them to the system, so a kill keeps them."""
+    ids = dataset.index["id"]
+    csv.writer(out, lineterminator="\n").writerows(
+        # The shortest digits that are this float32.
+        [ids[position], *map(str, row)]
+        for position, row in zip(positions, values, strict=True)
+    )
+    out.flush()
