@@ -252,7 +252,8 @@ def load(
         speed counts more.
 
     Returns:
-      The metric. By name its streams, fusion and head are untrained: uniform.
+      The metric. By name its streams, fusion and head are untrained: uniform. From a
+      file it has the calibration that the file has.
 
     Raises:
       ValueError: there is no model of that name.
@@ -269,8 +270,12 @@ def load(
             f"model {os.fspath(name)!r} is not one of {', '.join(MODELS)}, nor a"
             " .safetensors file"
         )
-    name, module, params = model_file.read_model(name, backbone=weights, dtype=dtype)
-    return Metric(variables={"params": params}, module=module, name=name)
+    name, module, params, calibration = model_file.read_model(
+        name, backbone=weights, dtype=dtype
+    )
+    return Metric(
+        variables={"params": params}, module=module, name=name, calibration=calibration
+    )
 
 
 def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
