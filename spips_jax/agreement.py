@@ -226,6 +226,61 @@ def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logi
     return Logistic(tuple(map(float, found)))
 
 
+def fit_preference(d0: Array, d1: Array, judgement: Array) -> float:
+    """Fits how far apart two images must be for people to agree on the better one.
+
+    P(people choose image 1) = 1 / (1 + exp(-(d0 - d1) / s)), the model of R. Bradley,
+    M. Terry, "Rank analysis of incomplete block designs", Biometrika 39, 1952, with
+    distances for strengths. s has the maximum likelihood (the least cross-entropy).
+
+    Args:
+      d0: distances of image 0 from the reference; smaller is nearer.
+      d1: of image 1.
+      judgement: shares of votes for image 1, in [0, 1].
+
+    Returns:
+      s > 0, in the unit of the distances.
+
+    Raises:
+      AgreementError: as in the module; or no finite s > 0 is the most likely.
+    """
+    d0, d1, judgement = _check(1, d0=d0, d1=d1, judgement=judgement)
+    _check_shares(judgement, "judgement")
+    unit = np.abs(d0 - d1).max()
+    if unit == 0:
+        raise AgreementError("d0 and d1 are equal throughout: they explain no choice")
+    gap = np.abs(d0 - d1) / unit
+    against = np.where(d0 > d1, 1 - judgement, judgement)  # chose the farther image
+    signal = float(np.mean(gap * (0.5 - against)))
+    if abs(signal) < 1e-12 * np.mean(gap):  # what is left of sums that cancel
+        raise AgreementError(
+            "people choose the nearer image as often as the farther one: the distances"
+            " explain no choice"
+        )
+    if signal < 0:
+        raise AgreementError(
+            "people choose the farther image more often: scores must be distances, and"
+            " judgement the share of votes for image 1"
+        )
+    errors = float(np.mean(gap * against))
+    if errors == 0:
+        raise AgreementError(
+            "people choose the nearer image without exception: the smaller s the more"
+            " likely, none is the most"
+        )
+
+    def slope(log_s: float) -> float:
+        """Of the cross-entropy in 1 / s, in which it is convex: one root at most."""
+        expected = scipy.special.expit(-gap / math.exp(log_s))
+        return float(np.mean(gap * (against - expected)))
+
+    # expit(-z) is between 1/2 - z/4 and 1 / (e z), so the root is between these; wider
+    # by a factor for what rounding does to bounds that are nearly met.
+    low, high = math.e * errors / 2, 2 * float(np.mean(gap**2)) / (4 * signal)
+    log_s = scipy.optimize.brentq(slope, math.log(low), math.log(high), xtol=1e-12)
+    return float(unit * math.exp(log_s))
+
+
 def _logistic(x: np.ndarray, parameters: Sequence[float]) -> np.ndarray:
     if len(parameters) == 4:
         b1, b2, b3, b4 = parameters

@@ -22,6 +22,7 @@ import jax
 
 from spips_jax import backbones, baselines, images, metric, weights
 from spips_jax.cache import cache_compilations, cache_folder
+from spips_jax.calibration import Calibration
 from spips_jax.spips import Features
 
 EXIT_ERROR = 2
@@ -185,6 +186,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Scores pairs one by one; a pair that fails has "error" and no score."""
     seen: tuple[str, Features] | None = None
+    calibration = model.calibration
     for pair, map_file in zip(pairs, map_files, strict=True):
         row: dict[str, Any] = {
             "reference": pair.reference,
@@ -192,12 +194,16 @@ def _rows(
             "model": model.name,
             "score": None,
         }
+        if calibration is not None:
+            row[calibration.opinion] = None
         try:
             # A reference often meets several images in a row: it is run once.
             if seen is None or seen[0] != pair.reference:
                 reference = images.read_image(pair.reference)
                 seen = (pair.reference, model.features(reference))
             row |= _compare(model, seen[1], pair, map_file)
+            if calibration is not None:
+                row[calibration.opinion] = float(calibration(row["score"]))
         except (images.ImageError, OSError) as error:
             row["error"] = " ".join(str(error).split())
         yield row
@@ -244,23 +250,65 @@ def _print_table(rows: Sequence[dict[str, Any]], model: metric.Metric) -> None:
     console = Console(highlight=False, markup=False)
     if not scored:
         return
+    calibration = model.calibration
+    opinion = [calibration.opinion] if calibration is not None else []
     if not console.is_terminal:  # for cut, awk and spreadsheets
-        print("reference", "distorted", model.name, sep="\t")
+        print("reference", "distorted", model.name, *opinion, sep="\t")
         for row in scored:
-            print(row["reference"], row["distorted"], f"{row['score']:.6f}", sep="\t")
+            numbers = [f"{row[key]:.6f}" for key in ("score", *opinion)]
+            print(row["reference"], row["distorted"], *numbers, sep="\t")
         return
     table = Table()
     for column in ("reference", "distorted"):
         table.add_column(column, overflow="fold")  # names in full, over several lines
-    table.add_column(model.name, justify="right")
+    for column in (model.name, *opinion):
+        table.add_column(column, justify="right")
     for row in scored:
-        table.add_row(row["reference"], row["distorted"], f"{row['score']:.4f}")
+        cells = [row["reference"], row["distorted"], f"{row['score']:.4f}"]
+        if calibration is not None:
+            cells.append(_opinion(row[calibration.opinion], calibration))
+        table.add_row(*cells)
     console.print(table)
-    console.print(
+    direction = (
         "higher is better"
         if model.higher_is_better
         else "lower is better, 0 is identical"
     )
+    if calibration is None:
+        console.print(direction)
+        return
+    console.print(f"{model.name}: {direction}")
+    for line in _legend(calibration):
+        console.print(line)
+
+
+def _opinion(value: float, calibration: Calibration) -> str:
+    """An opinion to read, to a thousandth of its scale or so."""
+    if calibration.opinion == "preference":
+        return f"{100 * value:.0f} %"
+    low, high = calibration.scale
+    return f"{value:.{max(0, 3 - math.ceil(math.log10(high - low)))}f}"
+
+
+def _legend(calibration: Calibration) -> list[str]:
+    """What opinions and scores mean, in lines."""
+    low, high = calibration.scale
+    what = {
+        "mos": f"what people would say, from {low:g} (worst) to {high:g} (best)",
+        "dmos": f"what people would say, from {low:g} (best) to {high:g} (worst)",
+        "preference": "how many people would prefer the reference, 50 % being chance",
+    }[calibration.opinion]
+    rows = [
+        (f"{a:.4f} to {b:.4f}" if math.isfinite(b) else f"{a:.4f} and more", words)
+        for words, a, b in calibration.legend()
+    ]
+    width = max(len(scores) for scores, _ in rows)
+    return [
+        f"{calibration.opinion}: {what}",
+        f"fitted to {calibration.examples:,} examples of {calibration.dataset}, RMSE"
+        f" {_opinion(calibration.rmse, calibration)}",
+        *(f"  {scores:<{width}}  {words}" for scores, words in rows),
+    ]
 
 
 # Which pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from functools import partial
 from typing import Any
@@ -10,8 +11,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from spips_jax import backbones, images, model_file, weights
+from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.images import Images
 from spips_jax.spips import Comparison, Features, Spips
 
@@ -36,11 +39,13 @@ class Metric:
       module: the network, with the methods `extract` and `compare` of
         `spips_jax.spips.Spips`.
       name: the model's name.
+      calibration: a map from scores to what people would say; None where there is none.
     """
 
     variables: Any
     module: Any = flax.struct.field(pytree_node=False)
     name: str = flax.struct.field(pytree_node=False, default="")
+    calibration: Calibration | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def higher_is_better(self) -> bool:
@@ -100,7 +105,66 @@ class Metric:
         image instead of twice.
         """
         images.check_images(reference, value_range=value_range, name="reference")
-        return _features(self, images.to_unit_range(reference, value_range=value_range))
+        image = images.to_unit_range(reference, value_range=value_range)
+        return _features(self._plain(), image)
+
+    def calibrate(
+        self,
+        scores: Any,
+        opinions: ArrayLike,
+        *,
+        opinion: str,
+        dataset: str,
+        scale: tuple[float, float] | None = None,
+    ) -> Metric:
+        """Returns this metric with a calibration: its scores in people's terms.
+
+            calibrated = metric.calibrate(
+                scores, mos, opinion="mos", scale=(0, 9), dataset="tid2013"
+            )
+            calibrated.calibration(metric(reference, distorted))  # the MOS to expect
+
+        `model_file.write_calibration` puts it into a model's file. Needs SciPy, which
+        the extra [data] brings.
+
+        Args:
+          scores: `(N,)`, this metric's, on images that it was not trained on; for
+            "preference" two such, (d0, d1), of image 0 and of image 1.
+          opinions: `(N,)`, what people said; for "preference" the shares of votes for
+            image 1, in [0, 1].
+          opinion: "mos" (higher is better), "dmos" (higher is worse) or "preference".
+          dataset: the name of the set that these are of.
+          scale: lowest and highest opinion there can be; None for "preference".
+
+        Raises:
+          ValueError: the data cannot be fitted, or this metric is no distance.
+        """
+        if self.higher_is_better:
+            raise ValueError(
+                f"{self.name} is higher for better images: only distances are"
+                " calibrated"
+            )
+        if opinion != "preference":
+            if scale is None:
+                raise ValueError(f"scale is None: give lowest and highest {opinion}")
+            fitted = fit_opinions(
+                scores, opinions, opinion=opinion, scale=scale, dataset=dataset
+            )
+            return dataclasses.replace(self, calibration=fitted)
+        if scale is not None:
+            raise ValueError(f"scale is {scale}: leave it out, a preference is a share")
+        if len(scores) != 2:
+            raise ValueError(
+                f"scores are {len(scores)}: preferences need those of two images,"
+                " (d0, d1)"
+            )
+        d0, d1 = scores
+        fitted = fit_choices(d0, d1, opinions, dataset=dataset)
+        return dataclasses.replace(self, calibration=fitted)
+
+    def _plain(self) -> Metric:
+        """Without its calibration, on which no compiled program depends."""
+        return dataclasses.replace(self, calibration=None)
 
     def _checked(
         self,
@@ -113,10 +177,10 @@ class Metric:
         unit_range = partial(images.to_unit_range, value_range=value_range)
         if isinstance(reference, Features):
             images.check_same_size(reference.image.shape, distorted.shape)
-            return self, reference, unit_range(distorted)
+            return self._plain(), reference, unit_range(distorted)
         images.check_images(reference, value_range=value_range, name="reference")
         images.check_same_size(reference.shape, distorted.shape)
-        return self, unit_range(reference), unit_range(distorted)
+        return self._plain(), unit_range(reference), unit_range(distorted)
 
 
 @jax.jit
@@ -188,7 +252,8 @@ def load(
         speed counts more.
 
     Returns:
-      The metric. By name its streams, fusion and head are untrained: uniform.
+      The metric. By name its streams, fusion and head are untrained: uniform. From a
+      file it has the calibration that the file has.
 
     Raises:
       ValueError: there is no model of that name.
@@ -205,8 +270,12 @@ def load(
             f"model {os.fspath(name)!r} is not one of {', '.join(MODELS)}, nor a"
             " .safetensors file"
         )
-    name, module, params = model_file.read_model(name, backbone=weights, dtype=dtype)
-    return Metric(variables={"params": params}, module=module, name=name)
+    name, module, params, calibration = model_file.read_model(
+        name, backbone=weights, dtype=dtype
+    )
+    return Metric(
+        variables={"params": params}, module=module, name=name, calibration=calibration
+    )
 
 
 def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A file is safetensors, as the weight files are, with the parameters of the streams, the
 attention, the head and the gain. The backbone's are in it only where they were trained
 too; otherwise the header has their digest, and loading the model checks that the
-backbone at hand is the one it was trained on.
+backbone at hand is the one it was trained on. A calibration, which is fitted after
+training, is in the header, too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from spips_jax import backbones, weights
+from spips_jax.calibration import Calibration
 from spips_jax.images import MIN_SIZE
 from spips_jax.spips import Spips
 from spips_jax.weights import WeightsError
@@ -71,6 +73,24 @@ def write_model(
     )
 
 
+def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
+    """Puts a calibration into a model's file, in place of any that it has.
+
+    The file is replaced, whole or not at all. All else in it stays as it is.
+
+    Raises:
+      WeightsError: no such file, or not one of a trained model.
+    """
+    flat, metadata = _read(path)
+    weights.write_tensors(
+        path,
+        flat,
+        shapes={name: tensor.shape for name, tensor in flat.items()},
+        network=metadata["network"],
+        metadata={**metadata, "calibration": json.dumps(calibration.to_dict())},
+    )
+
+
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the card of a model file, with its `name` and `backbone_sha256`.
 
@@ -90,7 +110,7 @@ def read_model(
     *,
     backbone: str | os.PathLike[str] | None = None,
     dtype: Any = jnp.float32,
-) -> tuple[str, Spips, dict[str, Any]]:
+) -> tuple[str, Spips, dict[str, Any], Calibration | None]:
     """Reads a trained model.
 
     Args:
@@ -100,7 +120,8 @@ def read_model(
       dtype: of the backbone's arithmetic.
 
     Returns:
-      Its name, its network and the network's parameters.
+      Its name, its network, the network's parameters, and its calibration if it has
+      one.
 
     Raises:
       WeightsError: a file is missing, damaged or not a model's, or the backbone is
@@ -108,6 +129,7 @@ def read_model(
     """
     path = Path(path)
     flat, metadata = _read(path)
+    calibration = _calibration(path, metadata)
     network, width = metadata["backbone"], int(metadata["width"])
     whole = any(name.startswith(f"{BACKBONE}.") for name in flat)
     weights.check_shapes(
@@ -133,7 +155,18 @@ def read_model(
                 f" {weights.how_to_get(network)}"
             )
     module = Spips(backbone=backbones.build(network, dtype=dtype), width=width)
-    return metadata["name"], module, jax.tree.map(jnp.asarray, params)
+    return metadata["name"], module, jax.tree.map(jnp.asarray, params), calibration
+
+
+def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
+    if "calibration" not in metadata:
+        return None
+    try:
+        return Calibration.from_dict(json.loads(metadata["calibration"]))
+    except ValueError as error:
+        raise WeightsError(
+            f"{path}: its calibration is damaged ({error}); {_AGAIN}"
+        ) from None
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 import spips_jax
+from spips_jax import Calibration, model_file
 from spips_jax.cli import main
 
 
@@ -202,6 +205,107 @@ def test_weights_of_another_network_are_refused(home, capsys, random_weights):
     path = str(random_weights("squeezenet"))
     assert main(["score", save("a.png"), save("b.png"), "--weights", path]) == 2
     assert "holds squeezenet, wanted alexnet" in capsys.readouterr().err
+
+
+@pytest.fixture
+def calibrated(random_metric) -> Callable[[Calibration], str]:
+    """Writes a model file with a calibration into the working folder."""
+
+    def write(calibration: Calibration) -> str:
+        model_file.write_model(
+            "model.safetensors",
+            jax.device_get(random_metric("alexnet").variables["params"]),
+            name="mine",
+            network="alexnet",
+            width=32,
+            whole=False,
+            card={},
+        )
+        model_file.write_calibration("model.safetensors", calibration)
+        return "model.safetensors"
+
+    return write
+
+
+MOS = Calibration("mos", (0.5, 8.5, 0.4, 0.2), (0.0, 9.0), "tid2013", 3000, 0.71)
+
+
+def test_a_calibrated_model_tells_opinions(home, capsys, calibrated):
+    model = calibrated(MOS)
+    save("dist/a.png")
+    save("dist/b.png", seed=1)
+    Path("dist/c.png").write_text("broken")
+    command = ["score", save("ref.png"), "dist", "--model", model]
+    assert main([*command, "--json"]) == 2
+    rows = json_lines(capsys.readouterr().out)
+    assert [list(row)[:5] for row in rows] == [
+        ["reference", "distorted", "model", "score", "mos"]
+    ] * 3
+    assert [row["mos"] for row in rows] == [
+        float(MOS(0)),
+        float(MOS(rows[1]["score"])),
+        None,
+    ]
+    assert main(command) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "reference\tdistorted\tmine\tmos"
+    assert lines[1] == f"ref.png\tdist/a.png\t0.000000\t{float(MOS(0)):.6f}"
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("calibration", "expected"),
+    [
+        (
+            MOS,
+            """\
+            mine: lower is better, 0 is identical
+            mos: what people would say, from 0 (worst) to 9 (best)
+            fitted to 3,000 examples of tid2013, RMSE 0.71
+              0.0000 to 0.0721  imperceptible
+              0.0721 to 0.3084  perceptible, but not annoying
+              0.3084 to 0.4916  slightly annoying
+              0.4916 to 0.7279  annoying
+              0.7279 and more   very annoying
+            """,
+        ),
+        (
+            Calibration("dmos", (60.0, -5.0, 0.4, 0.2), (0.0, 100.0), "live", 779, 8),
+            """\
+            mine: lower is better, 0 is identical
+            dmos: what people would say, from 0 (best) to 100 (worst)
+            fitted to 779 examples of live, RMSE 8.0
+              0.0000 to 0.3060  imperceptible
+              0.3060 to 0.5622  perceptible, but not annoying
+              0.5622 and more   slightly annoying
+            """,
+        ),
+        (
+            Calibration("preference", (0.1,), (0.0, 1.0), "bapps", 36344, 0.238),
+            """\
+            mine: lower is better, 0 is identical
+            preference: how many people would prefer the reference, 50 % being chance
+            fitted to 36,344 examples of bapps, RMSE 24 %
+              0.0000 to 0.0405  50 to 60 % prefer the reference
+              0.0405 to 0.1099  60 to 75 % prefer the reference
+              0.1099 to 0.2197  75 to 90 % prefer the reference
+              0.2197 and more   90 to 100 % prefer the reference
+            """,
+        ),
+    ],
+)
+def test_a_terminal_gets_a_legend(
+    home, capsys, monkeypatch, calibrated, calibration, expected
+):
+    """Its borders are by hand: of MOS, 0.4 + 0.2 logit((7.2 - 8.5) / (0.5 - 8.5))."""
+    import rich.console
+
+    model = calibrated(calibration)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    assert main(["score", save("a.png"), save("b.png"), "--model", model]) == 0
+    table, legend = capsys.readouterr().out.split("\nmine: ")
+    assert calibration.opinion in table
+    assert "mine: " + legend == textwrap.dedent(expected)
 
 
 def test_unknown_options_are_one_line(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import spips_jax
-from spips_jax import Metric, WeightsError, model_file, weights
+from spips_jax import Calibration, Metric, WeightsError, model_file, weights
 from spips_jax.cli import main
 
 
@@ -29,6 +30,9 @@ def trained(random_metric: Callable[..., Metric]) -> Metric:
         for part, tree in metric.variables["params"].items()
     }
     return metric.replace(variables={"params": params})
+
+
+CALIBRATION = Calibration("mos", (0.1, 8.3, 1 / 3, 0.07), (0.0, 9.0), "ours", 60, 0.5)
 
 
 def write(path: Path, metric: Metric, *, whole: bool = False, width: int = 32) -> Path:
@@ -123,3 +127,84 @@ def test_a_model_of_another_width_is_not_written(trained, tmp_path):
     with pytest.raises(WeightsError, match=r"head.bias has shape \(32,\), spips-al"):
         write(tmp_path / "model.safetensors", trained, width=8)
     assert not list(tmp_path.iterdir())
+
+
+def read(path: Path) -> tuple[dict, dict]:
+    """The tensors and the metadata as they lie in the file."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return safetensors.numpy.load_file(path), file.metadata()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_calibration_changes_nothing_else(trained, tmp_path, random_weights, whole):
+    path = write(tmp_path / "model.safetensors", trained, whole=whole)
+    path.with_suffix(".md").write_text("the card")
+    backbone = None if whole else random_weights("alexnet")
+    tensors, metadata = read(path)
+    card = model_file.read_card(path)
+    assert spips_jax.load(path, weights=backbone).calibration is None
+
+    other = Calibration("preference", (0.1,), (0.0, 1.0), "ours", 60, 0.2)
+    for calibration in (other, CALIBRATION):  # the second replaces the first
+        model_file.write_calibration(path, calibration)
+        loaded = spips_jax.load(path, weights=backbone)
+        assert loaded.calibration == calibration
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, trained.variables)
+    again, more = read(path)
+    assert {k: v.tobytes() for k, v in again.items()} == {
+        k: v.tobytes() for k, v in tensors.items()
+    }
+    assert json.loads(more.pop("calibration")) == CALIBRATION.to_dict()
+    assert more == metadata
+    assert model_file.read_card(path) == card
+    assert path.with_suffix(".md").read_text() == "the card"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.md",
+        "model.safetensors",
+    ]
+
+
+def test_a_calibration_that_fails_leaves_the_file(trained, tmp_path, monkeypatch):
+    path = write(tmp_path / "model.safetensors", trained)
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        model_file.write_calibration(path, CALIBRATION)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_only_models_take_a_calibration(tmp_path, random_weights):
+    with pytest.raises(WeightsError, match="no such file; give a file that `train"):
+        model_file.write_calibration(tmp_path / "none.safetensors", CALIBRATION)
+    with pytest.raises(WeightsError, match="holds alexnet, not a trained model"):
+        model_file.write_calibration(random_weights("alexnet"), CALIBRATION)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "a calibration has opinion"),
+        (json.dumps({**CALIBRATION.to_dict(), "rmse": float("nan")}), "rmse nan"),
+        (json.dumps({**CALIBRATION.to_dict(), "opinion": "dmos"}), "the wrong way"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(
+    trained, tmp_path, random_weights, damaged, message
+):
+    path = write(tmp_path / "model.safetensors", trained)
+    tensors, metadata = read(path)
+    metadata["calibration"] = damaged
+    safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    match = rf"model.safetensors: its calibration is damaged \(.*{message}.*write it an"
+    with pytest.raises(WeightsError, match=match) as error:
+        spips_jax.load(path, weights=random_weights("alexnet"))
+    assert "\n" not in str(error.value)
+    model_file.write_calibration(path, CALIBRATION)  # which mends it
+    loaded = spips_jax.load(path, weights=random_weights("alexnet"))
+    assert loaded.calibration == CALIBRATION
