@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,6 +41,10 @@ def run_script(
         warnings.showwarning = _warn
         try:
             return run(argv[1:])
+        except BrokenPipeError:
+            # The reader went away, as `| head` does; keep Python from flushing into it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except expected as error:
             return _failed(str(error))
         except KeyboardInterrupt:

@@ -175,7 +175,10 @@ def write_disagreement(
             title=title,
         )
         return
-    fused = [part.maps.get("fused") for part in parts]
+    # Of one map there is no fusion; of whole images, as DISTS compares, no map.
+    fused = [
+        part.maps.get("fused", next(iter(part.maps.values()), None)) for part in parts
+    ]
     _write_choice(
         path,
         [(first, reference)]

@@ -83,9 +83,7 @@ def results_of(
                 samples=samples, confidence=confidence, seed=seed,
             )  # fmt: skip
         one["parts"] = {
-            column: _by_part(dataset, column, found)
-            for column in PARTS
-            if len(_values_of(dataset, column)) > 1 and column != dataset.opinion
+            column: _by_part(dataset, column, found) for column in _parts(dataset)
         }
         models[label] = one
     if len(dataset.references) < 2:
@@ -200,6 +198,27 @@ def _within_groups(dataset: Dataset, values: tuple[np.ndarray, ...]) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
+def _parts(dataset: Dataset) -> list[str]:
+    """The columns of `PARTS` that take this set apart, each in its own way."""
+    found: dict[str, int] = {}
+    for column in PARTS:
+        count = len(_values_of(dataset, column))
+        if count < 2 or column == dataset.opinion:
+            continue
+        same = [
+            other
+            for other, others in found.items()
+            if others == count == len(_pairs_of(dataset, column, other))
+        ]
+        if not same:  # BAPPS has a split for each distortion: once is enough
+            found[column] = count
+    return list(found)
+
+
+def _pairs_of(dataset: Dataset, *columns: str) -> set[tuple[Any, ...]]:
+    return set(zip(*(dataset.index[name].tolist() for name in columns), strict=True))
+
+
 def _values_of(dataset: Dataset, column: str) -> list[Any]:
     """The values of a column that say something: unknown ones are "" and 0."""
     values = sorted(set(dataset.index[column].tolist()))
@@ -234,8 +253,7 @@ def _human(dataset: Dataset) -> dict[str, Any]:
                 )
                 for part in _values_of(dataset, column)
             }
-            for column in PARTS
-            if len(_values_of(dataset, column)) > 1
+            for column in _parts(dataset)
         },
     }
 
@@ -271,7 +289,7 @@ def disagreements(
 
     Pairs, ranks and JND: the largest distance between an example's place in the order
     of the scores and its place in the order of opinions, both from 0 to 1. Choices: the
-    metric's relative preference times the share of people against it.
+    metric's relative preference times the majority of people against it.
 
     Args:
       dataset: the examples.
@@ -283,7 +301,7 @@ def disagreements(
         total = np.abs(d0) + np.abs(d1)
         sure = np.divide(np.abs(d0 - d1), total, out=np.zeros_like(d0), where=total > 0)
         against = np.where(d1 < d0, 1 - judgement, judgement)
-        off = sure * against
+        off = sure * np.maximum(2 * against - 1, 0)
     else:
         scores, opinions = values
         if dataset.kind == "jnd":

@@ -1,0 +1,255 @@
+"""Scores: the metric's own, whatever the batch, the devices, and the interruptions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import spips_jax
+from spips_jax import data, evaluation
+from spips_jax.data.builder import COMPARED
+from spips_jax.evaluation.scores import Judge, scores_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PAIRS = "pair_list/tiny"
+NOISE = 1e-6
+"""float32 sums over other batches; scores here are below 1, PSNR in decibels aside."""
+
+
+@pytest.mark.parametrize("name", [PAIRS, "bapps", "bapps_jnd"])
+def test_scores_are_the_metrics_own(
+    sets: Path,
+    tmp_path: Path,
+    random_metric: Callable[..., spips_jax.Metric],
+    name: str,
+) -> None:
+    """By one reference or not, in a padded batch: as if called on each pair."""
+    metric = random_metric("alexnet")
+    dataset = data.load(name, data_dir=sets)
+    scores, _ = scores_of(
+        Judge(label="spips", metric=metric),
+        dataset,
+        file=tmp_path / "spips.csv",
+        batch_size=4,  # 7 images a reference, 12 choices: the last batch is padded
+        num_threads=2,
+    )
+    for row in range(0, len(dataset), 5):
+        example = dataset[row]
+        expected = [
+            float(metric(example[first], example[second]))
+            for first, second in COMPARED[dataset.kind]
+        ]
+        np.testing.assert_allclose(scores[row], expected, atol=NOISE, rtol=0)
+
+
+def test_a_reference_that_is_not_one(
+    sets: Path, tmp_path: Path, random_metric: Callable[..., spips_jax.Metric]
+) -> None:
+    """What counts is the pixels: a set may call two references by one name."""
+    from dataclasses import replace
+
+    metric = random_metric("alexnet")
+    dataset = data.load(PAIRS, data_dir=sets).select(range(14))
+    one = replace(
+        dataset,
+        index={**dataset.index, "reference_id": np.full(len(dataset), "one")},
+    )
+    scores, _ = scores_of(
+        Judge(label="spips", metric=metric), one, file=tmp_path / "spips.csv",
+        batch_size=14, num_threads=1,
+    )  # fmt: skip
+    for row in (0, 13):
+        expected = float(metric(one[row]["reference"], one[row]["distorted"]))
+        np.testing.assert_allclose(scores[row, 0], expected, atol=NOISE, rtol=0)
+
+
+def test_the_range_that_a_metric_is_told(
+    config: Callable[..., ConfigDict], tmp_path: Path
+) -> None:
+    """Twice the width: PSNR is 20 log10(2) higher, as the errors stay."""
+    two = config(models=("psnr",))
+    two.models.told = evaluation.model("psnr", value_range=(-1, 1))
+    evaluation.evaluate(two, tmp_path)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            raised = float(row["told"]) - float(row["psnr"])
+            assert raised == pytest.approx(20 * np.log10(2), abs=1e-4)  # dB
+
+
+def report_of(folder: Path) -> dict[str, bytes]:
+    """The report's tables, byte for byte."""
+    names = ("results.md", "results.json", "scores.csv")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5, 8, 20])
+def test_a_torn_file_is_gone_on_with(
+    config: Callable[..., ConfigDict], tmp_path: Path, kept: int
+) -> None:
+    """Some whole lines and half of one, as a kill leaves them: the same report."""
+    made = config(models=("psnr",), batch_size=4)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    evaluation.evaluate(made, whole)
+    shutil.copytree(whole / "scores", torn / "scores")
+    file = torn / "scores" / "pair_list-tiny" / "psnr.csv"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: 1 + kept]) + lines[1 + kept][:4])
+    evaluation.evaluate(made, torn)
+    assert report_of(torn) == report_of(whole)
+    assert sorted(file.read_bytes().splitlines()) == sorted(
+        b"".join(lines).splitlines()
+    )
+
+
+def test_what_is_there_is_not_computed_anew(
+    config: Callable[..., ConfigDict], tmp_path: Path
+) -> None:
+    made = config(models=("psnr",))
+    evaluation.evaluate(made, tmp_path)
+    file = tmp_path / "scores" / "pair_list-tiny" / "psnr.csv"
+    text = file.read_text().splitlines()
+    text[3] = f"{text[3].split(',')[0]},12.5"  # nobody would compute that
+    file.write_text("\n".join(text) + "\n")
+    evaluation.evaluate(made, tmp_path)
+    assert ",12.5\n" in (tmp_path / "scores.csv").read_text()
+
+
+@pytest.mark.slow
+def test_devices_and_kills(sets: Path, tmp_path: Path) -> None:
+    """1 and 4 devices give the same scores; killed and resumed, the same report."""
+    words = [
+        sys.executable, "evaluate.py", "--model=psnr", "--model=ms-ssim",
+        f"--data={PAIRS}", "--data=synthetic/scenes", f"--config.data_dir={sets}",
+        "--config.samples=20", "--config.worst=0", "--config.batch_size=4",
+    ]  # fmt: skip
+    home = tmp_path / "home"
+
+    def start(folder: str, devices: int) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "SPIPS_HOME": str(home),
+        }
+        return subprocess.Popen(
+            # One output folder: the command is in the report.
+            [*words, "--output=report"],
+            cwd=ROOT / "." if False else _linked(tmp_path / folder),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    killed = start("killed", 1)
+    file = tmp_path / "killed/report/scores/synthetic-scenes/psnr.csv"
+    while not (file.exists() and len(file.read_bytes().splitlines()) > 4):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed/report/results.md").exists()
+    running = {"killed": 1, "one": 1, "four": 4}
+    started = {folder: start(folder, count) for folder, count in running.items()}
+    for process in started.values():
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    reports = {folder: report_of(tmp_path / folder / "report") for folder in running}
+    assert reports["killed"] == reports["one"]
+    one, four = (
+        list(csv.DictReader(reports[folder]["scores.csv"].decode().splitlines()))
+        for folder in ("one", "four")
+    )
+    for line, other in zip(one, four, strict=True):
+        # Of decibels the last digit of float32 is 2e-6.
+        for name, tolerance in (("ms-ssim", NOISE), ("psnr", 8e-6)):
+            difference = float(line[name]) - float(other[name])
+            assert abs(difference) <= tolerance, (line, other)
+
+
+def _linked(folder: Path) -> Path:
+    """A working folder with the script in it."""
+    folder.mkdir(exist_ok=True)
+    for name in ("evaluate.py", "configs", "spips_jax"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_scores_of_something_else_are_refused(
+    config: Callable[..., ConfigDict],
+    random_weights: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """Another model under the name, another set: a line, and the scores stay."""
+    made = config(models=("psnr",))
+    evaluation.evaluate(made, tmp_path)
+    before = report_of(tmp_path)
+    other = config(models=())
+    other.models.psnr = evaluation.model("ssim")
+    with pytest.raises(
+        evaluation.EvaluationError, match="model.name psnr, not of ssim"
+    ):
+        evaluation.evaluate(other, tmp_path)
+    told = config(models=())
+    told.models.psnr = evaluation.model("psnr", value_range=(-1, 1))
+    with pytest.raises(evaluation.EvaluationError, match=r"value_range \[0.0, 1.0\]"):
+        evaluation.evaluate(told, tmp_path)
+    fewer = config(models=("psnr",))
+    fewer.data[PAIRS].exclude_references = "r1"
+    with pytest.raises(evaluation.EvaluationError, match=r"examples 21, not of 14"):
+        evaluation.evaluate(fewer, tmp_path)
+    assert report_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("elsewhere.png,3.5", "line 4 is 'elsewhere.png,3.5', not an example's id"),
+        ("r0-3.png", "line 4 is 'r0-3.png'"),
+        ("r0-3.png,good", "line 4 is 'r0-3.png,good'"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    config: Callable[..., ConfigDict], tmp_path: Path, line: str, message: str
+) -> None:
+    made = config(models=("psnr",))
+    evaluation.evaluate(made, tmp_path)
+    file = tmp_path / "scores" / "pair_list-tiny" / "psnr.csv"
+    text = file.read_text().splitlines()
+    text[3] = line
+    file.write_text("\n".join(text) + "\n")
+    with pytest.raises(evaluation.EvaluationError) as caught:
+        evaluation.evaluate(made, tmp_path)
+    assert str(file) in str(caught.value)
+    assert message in str(caught.value)
+    file.with_suffix(".json").write_text("{")
+    with pytest.raises(evaluation.EvaluationError, match="delete both"):
+        evaluation.evaluate(made, tmp_path)
+
+
+def test_the_card_says_what_scores_are_of(
+    config: Callable[..., ConfigDict], tmp_path: Path
+) -> None:
+    evaluation.evaluate(config(models=("psnr",)), tmp_path)
+    file = tmp_path / "scores" / "pair_list-tiny" / "psnr.json"
+    card: dict[str, Any] = json.loads(file.read_text())
+    assert card["model"]["name"] == "psnr"
+    assert card["set"] | {"ids": "", "files": ""} == {
+        "name": PAIRS, "examples": 21, "ids": "", "files": "",
+    }  # fmt: skip
+    assert card["packages"]["jax"]
