@@ -3,10 +3,13 @@
     python evaluate.py --model spips-alexnet --model psnr --data tid2013 --output DIR
     python evaluate.py --model model.safetensors --data bapps:val_cnn --output DIR
     python evaluate.py --config configs/eval/tid2013.py --output DIR
+    python evaluate.py calibrate --model model.safetensors --data tid2013 --output DIR
 
 The report is DIR/results.md, .json and scores.csv, with figures. The same command goes
-on where an evaluation was stopped. Exit codes: 0 when all numbers are there; 2 for an
-error, which is one line on stderr; 130 when Ctrl-C stopped it.
+on where an evaluation was stopped. `calibrate` puts into a trained model's file what
+people would say of its scores, which `spips score` then tells. Exit codes: 0 when all
+numbers are there; 2 for an error, which is one line on stderr; 130 when Ctrl-C stopped
+it.
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the report and the scor
 
 
 def run(words: Sequence[str]) -> int:
-    if words:
+    if list(words) not in ([], ["calibrate"]):
         raise evaluation.EvaluationError(
-            f"{' '.join(words)!r} is not expected: see --help for what is"
+            f"{' '.join(words)!r} is no command: calibrate, or none to evaluate"
         )
     if _OUTPUT.value is None:
         raise evaluation.EvaluationError(
@@ -56,6 +59,15 @@ def run(words: Sequence[str]) -> int:
         config.models, [(_label(name), evaluation.model(name)) for name in _MODEL.value]
     )
     _add(config.data, [(name, _dataset(name)) for name in _DATA.value])
+    if words:
+        fitted = evaluation.calibrate(config, _OUTPUT.value)
+        for grade, low, high in fitted.legend():
+            print(f"{low:9.4f} to {high:9.4f}  {grade}")
+        print(
+            f"{fitted.opinion} of {fitted.examples:,} examples of {fitted.dataset},"
+            f" RMSE {fitted.rmse:.3g}, put into {_MODEL.value[0]}"
+        )
+        return 0
     done = evaluation.evaluate(
         config, _OUTPUT.value, command=shlex.join(["python", *sys.argv])
     )

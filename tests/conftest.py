@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +58,28 @@ def real_weights(
         return output
 
     return convert
+
+
+@pytest.fixture(scope="session")
+def rebuilt_tid2013(
+    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, list[dict[str, str]]]:
+    """TID2013's official folder, where it is prepared as a set, and its recipes.
+
+    Making it takes two minutes: tests of it are of the xdist group "tid2013".
+    """
+    from spips_jax import data
+
+    recipes = shared("data/tid2013_rebuilt")
+    folder = tmp_path_factory.mktemp("tid2013")
+    subprocess.run(
+        [sys.executable, "-W", "ignore", recipes / "make.py", folder],
+        check=True,
+        capture_output=True,
+    )
+    data.prepare("tid2013", data_dir=folder / "sets", manual_dir=folder, partial=True)
+    with (recipes / "recipes.csv").open(newline="") as file:
+        return folder / "tid2013", folder / "sets", list(csv.DictReader(file))
 
 
 def he_params(network: str, *, seed: int = 0) -> dict:

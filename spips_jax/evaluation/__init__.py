@@ -7,7 +7,7 @@ Needs the extra [eval].
 
 try:
     from spips_jax.evaluation.config import EvaluationError, dataset, default, model
-    from spips_jax.evaluation.run import Evaluation, evaluate
+    from spips_jax.evaluation.run import Evaluation, calibrate, evaluate
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"{error.name} is not installed: install spips-jax with the extra [eval]",
@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "Evaluation",
     "EvaluationError",
+    "calibrate",
     "dataset",
     "default",
     "evaluate",

@@ -14,14 +14,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spips_jax import baselines, data, metric, parallel
+from spips_jax import baselines, data, metric, model_file, parallel
 from spips_jax.cache import cache_compilations
+from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import figures, report, results
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.evaluation.scores import PACKAGES, Judge, scores_of
 from spips_jax.evaluation.statistics import columns
+from spips_jax.weights import WeightsError
 
 _WORST = "worst"
 
@@ -47,8 +49,7 @@ def evaluate(
     """Evaluates metrics on sets and writes a report.
 
     Scores are kept in `output/scores` as they come; a run that was stopped goes on
-    there. Over several processes all must see `output`'s writer finish; only the first
-    writes.
+    there. Over several processes only the first reads and writes files.
 
     Args:
       config: as `config.default` makes.
@@ -60,34 +61,8 @@ def evaluate(
       DataError, WeightsError: a set or a model cannot be read.
       OSError: `output` cannot be written.
     """
-    config_lib.check(config)
-    try:
-        parallel.initialize(config.distributed)
-    except ValueError as error:
-        raise EvaluationError(str(error)) from None
-    cache_compilations()
-    sets = {label: _open_set(config, one) for label, one in config.data.items()}
-    judges = [_load(label, one) for label, one in config.models.items()]
     folder = Path(output).expanduser()
-    if parallel.is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
-
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    made: dict[str, dict[str, Any]] = {}
-    for name, dataset in sets.items():
-        for judge in judges:
-            values, card = scores_of(
-                judge,
-                dataset,
-                file=folder
-                / "scores"
-                / _file_name(name)
-                / f"{_file_name(judge.label)}.csv",
-                batch_size=config.batch_size,
-                num_threads=config.num_threads,
-            )
-            scores.setdefault(name, {})[judge.label] = values
-            made.setdefault(name, {})[judge.label] = card
+    sets, judges, scores, made = _scored(config, folder)
     if not parallel.is_writer():
         return Evaluation({}, (), ())
     found = _results(config, sets, judges, scores, made, command)
@@ -99,6 +74,103 @@ def evaluate(
         if "error" in values
     )
     return Evaluation(found, files, errors)
+
+
+def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration:
+    """Fits what people would say to a trained model's scores; puts it into its file.
+
+    Scores are kept in `output/scores`, as those of `evaluate`.
+
+    Args:
+      config: as of `evaluate`, with one model, a .safetensors file, and one set, whose
+        opinions are mean opinions or forced choices.
+      output: the folder of the scores.
+
+    Raises:
+      EvaluationError: another number of models or sets, or of another kind; scores that
+        cannot be fitted to the opinions. The model's file stays as it was.
+      DataError, WeightsError, OSError: as of `evaluate`.
+    """
+    names = [one.name for one in config.models.values()]
+    if len(names) != 1 or not names[0].endswith(".safetensors"):
+        raise EvaluationError(
+            f"models are {', '.join(names) or 'none'}: a calibration is kept in the"
+            " file of one trained model, name it with --model"
+        )
+    if len(config.data) != 1:
+        raise EvaluationError(
+            f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
+            " one, name it with --data"
+        )
+    sets, (judge,), scores, _ = _scored(config, Path(output).expanduser())
+    ((name, dataset),) = sets.items()
+    values = scores[name][judge.label]
+    opinions = dataset.index[dataset.opinion]
+    if dataset.kind not in ("pairs", "2afc"):
+        raise EvaluationError(
+            f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
+            " opinions or forced choices"
+        )
+    try:
+        if dataset.kind == "2afc":
+            d0, d1 = values.T
+            fitted = fit_choices(d0, d1, opinions, dataset=dataset.name)
+        else:
+            fitted = fit_opinions(
+                values[:, 0],
+                opinions,
+                opinion=dataset.opinion,
+                scale=_scale(dataset),
+                dataset=dataset.name,
+            )
+    except ValueError as error:
+        raise EvaluationError(f"{judge.label} on {name}: {error}") from None
+    if parallel.is_writer():
+        model_file.write_calibration(names[0], fitted)
+    return fitted
+
+
+def _scale(dataset: Dataset) -> tuple[float, float]:
+    """The set's scale; of a set that has none, the range of its opinions."""
+    card = getattr(data.BUILDERS[dataset.name.partition("/")[0]], "CARD", None)
+    if card is not None:
+        return card.scale
+    opinions = dataset.index[dataset.opinion]
+    return float(opinions.min()), float(opinions.max())
+
+
+Scores = dict[str, dict[str, np.ndarray]]
+
+
+def _scored(
+    config: ConfigDict, folder: Path
+) -> tuple[dict[str, Dataset], list[Judge], Scores, dict[str, dict[str, Any]]]:
+    """Sets and metrics of a config, with the scores and their cards by both."""
+    config_lib.check(config)
+    try:
+        parallel.initialize(config.distributed)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+    cache_compilations()
+    sets = {label: _open_set(config, one) for label, one in config.data.items()}
+    judges = [_load(label, one) for label, one in config.models.items()]
+    if parallel.is_writer():
+        folder.mkdir(parents=True, exist_ok=True)
+    scores: Scores = {}
+    made: dict[str, dict[str, Any]] = {}
+    for name, dataset in sets.items():
+        kept = folder / "scores" / _file_name(name)
+        for judge in judges:
+            values, card = scores_of(
+                judge,
+                dataset,
+                file=kept / f"{_file_name(judge.label)}.csv",
+                batch_size=config.batch_size,
+                num_threads=config.num_threads,
+            )
+            scores.setdefault(name, {})[judge.label] = values
+            made.setdefault(name, {})[judge.label] = card
+    return sets, judges, scores, made
 
 
 def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
@@ -119,12 +191,17 @@ def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
 
 def _load(label: str, one: ConfigDict) -> Judge:
     options = {"weights": one.weights or None, "dtype": one.dtype}
-    if one.name in baselines.BASELINES:
-        loaded = baselines.load(one.name, head=one.head or None, **options)
-    elif one.head:
-        raise EvaluationError(f"models.{label}.head: {one.name} has no second file")
-    else:
-        loaded = metric.load(one.name, **options)
+    try:
+        if one.name in baselines.BASELINES:
+            loaded = baselines.load(one.name, head=one.head or None, **options)
+        elif one.head:
+            raise ValueError(f"{one.name} has no second file: leave head out")
+        else:
+            loaded = metric.load(one.name, **options)
+    except WeightsError:
+        raise
+    except ValueError as error:
+        raise EvaluationError(f"models.{label}: {error}") from None
     return Judge(
         label=label, metric=loaded, dtype=one.dtype, value_range=tuple(one.value_range)
     )

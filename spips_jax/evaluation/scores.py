@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -148,9 +148,7 @@ def _judged(
     num_threads: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (positions `(B,)`, scores `(B, n)`) of the batches from one on."""
-    step = parallel.mapped(
-        partial(score_step, kind=dataset.kind, value_range=judge.value_range)
-    )
+    step = _mapped(dataset.kind, judge.value_range)
     metric = parallel.replicate(judge.metric)
     features = _last(partial(_features, metric, value_range=judge.value_range))
     with eval_batches(
@@ -174,6 +172,11 @@ def _judged(
                 np.asarray(result["position"])[mask],
                 np.asarray(result["values"])[mask],
             )
+
+
+@lru_cache  # so that metrics and sets that are alike compile once
+def _mapped(kind: Kind, value_range: tuple[float, float]) -> Callable[..., Any]:
+    return parallel.mapped(partial(score_step, kind=kind, value_range=value_range))
 
 
 def score_step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import shutil
@@ -216,28 +215,14 @@ def test_missing_set_says_where_to_get_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("tid2013")
 def test_the_rebuilt_tid2013_is_read_back_bit_by_bit(
-    shared: Callable[[str], Path], tmp_path: Path
+    rebuilt_tid2013: tuple[Path, Path, list[dict[str, str]]],
 ) -> None:
     """All 1784 real pairs: pixels by the published hashes, scores by the recipes."""
-    import subprocess
-    import sys
-
-    recipes = shared("data/tid2013_rebuilt")
-    subprocess.run(
-        [sys.executable, "-W", "ignore", recipes / "make.py", tmp_path],
-        check=True,
-        capture_output=True,
-    )
-    folder = data.prepare(
-        "tid2013", data_dir=tmp_path / "out", manual_dir=tmp_path, partial=True
-    )
-    dataset = data.load("tid2013", data_dir=tmp_path / "out")
-    assert folder.name == "1.0.0"
-    with (recipes / "recipes.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    source, data_dir, rows = rebuilt_tid2013
+    dataset = data.load("tid2013", data_dir=data_dir)
     assert len(dataset) == len(rows) == 1784
-    source = tmp_path / "tid2013"
     for example, row in zip(dataset, rows, strict=True):
         name = f"{row['reference'][:3]}_{row['type']}_{row['level']}"
         assert example["id"].lower() == name.lower()

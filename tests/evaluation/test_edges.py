@@ -138,7 +138,7 @@ def test_disagreements_are_the_worst(sets: Path) -> None:
         ({"worst": -1}, "worst is -1"),
         ({"confidence": 1.0}, r"confidence is 1: it must be in \(0, 1\)"),
         ({"distributed": "maybe"}, "distributed is 'maybe'"),
-        ({"models.psnr.name": "vgg"}, "model 'vgg' is not one of spips-alexnet"),
+        ({"models.psnr.name": "vgg"}, "model 'vgg' is not one of spips-"),
         ({"models.psnr.dtype": "float16"}, "float32 or bfloat16"),
         ({"models.psnr.value_range": (1.0, 0.0)}, "the first must be below"),
         ({"models.psnr.head": "x"}, "psnr"),
@@ -160,7 +160,7 @@ def test_bad_values_are_one_line_before_any_work(
             made[name] = ConfigDict()
         else:
             made.update_from_flattened_dict({name: value})
-    errors = (evaluation.EvaluationError, data.DataError, WeightsError, ValueError)
+    errors = (evaluation.EvaluationError, data.DataError, WeightsError)
     with pytest.raises(errors, match=message) as caught:
         evaluation.evaluate(made, tmp_path / "out")
     assert "\n" not in str(caught.value)

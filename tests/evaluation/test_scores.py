@@ -148,7 +148,7 @@ def test_devices_and_kills(sets: Path, tmp_path: Path) -> None:
         return subprocess.Popen(
             # One output folder: the command is in the report.
             [*words, "--output=report"],
-            cwd=ROOT / "." if False else _linked(tmp_path / folder),
+            cwd=_linked(tmp_path / folder),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,7 +202,7 @@ def test_scores_of_something_else_are_refused(
     other = config(models=())
     other.models.psnr = evaluation.model("ssim")
     with pytest.raises(
-        evaluation.EvaluationError, match="model.name psnr, not of ssim"
+        evaluation.EvaluationError, match=r"model.name psnr, not of ssim"
     ):
         evaluation.evaluate(other, tmp_path)
     told = config(models=())

@@ -18,6 +18,8 @@ from spips_jax import training
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("devices")]
+
 TWO_PROCESSES = "2 x 2"
 DEVICES = {"1": 1, "2": 2, "4": 4, "8": 8, TWO_PROCESSES: 2}
 """Devices of each process, by layout."""
@@ -129,7 +131,6 @@ def trained(
     return Trained(folder, said)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "run"),
     [(layout, run) for layout, runs in RUNS.items() for run in runs if layout != "1"],
@@ -160,7 +161,6 @@ def test_the_number_of_devices_does_not_matter(
             )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS["1"])
 def test_every_trained_part_moved(
     trained: Trained,

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from spips_jax import training
 from spips_jax.training.loop import CHECKPOINTS
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
+
 STEPS = 150
 KILLS = 10
 
@@ -109,7 +111,6 @@ def assert_same_run(
     assert lines == told
 
 
-@pytest.mark.slow
 def test_ten_kills_leave_no_trace(
     uninterrupted: Path,
     start: Start,
@@ -136,7 +137,6 @@ def test_ten_kills_leave_no_trace(
     assert_same_run(workdir, uninterrupted, config, final, curve)
 
 
-@pytest.mark.slow
 def test_signals_save_and_a_damaged_checkpoint_is_passed_over(
     uninterrupted: Path,
     start: Start,
