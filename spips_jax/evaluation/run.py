@@ -19,7 +19,7 @@ from spips_jax.cache import cache_compilations
 from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation import config as config_lib
-from spips_jax.evaluation import figures, report, results
+from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.evaluation.scores import PACKAGES, Judge, scores_of
 from spips_jax.evaluation.statistics import columns
@@ -265,6 +265,8 @@ def _write(
     scores: Mapping[str, Mapping[str, np.ndarray]],
     found: Mapping[str, Any],
 ) -> tuple[Path, ...]:
+    from spips_jax.evaluation import figures  # only a process that writes draws
+
     tables = [folder / name for name in ("results.md", "results.json", "scores.csv")]
     report.write_tables(tables[0], found)
     report.write_results(tables[1], found)
@@ -301,6 +303,8 @@ def _write_worst(
     folder: Path, judge: Judge, dataset: Dataset, scores: np.ndarray, count: int
 ) -> list[Path]:
     """Draws the worst disagreements of a metric; those of a run before are gone."""
+    from spips_jax.evaluation import figures
+
     shutil.rmtree(folder, ignore_errors=True)
     higher_is_better = judge.metric.higher_is_better
     found = columns(dataset, scores, higher_is_better=higher_is_better)

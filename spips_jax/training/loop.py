@@ -20,6 +20,8 @@ from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
+from spips_jax.evaluation.statistics import agreements as agreements_of
+from spips_jax.evaluation.statistics import main_statistic
 from spips_jax.images import MIN_SIZE
 from spips_jax.progress import tracked
 from spips_jax.training import config as config_lib
@@ -361,7 +363,7 @@ class _Run:
                     f" are not finite; last good checkpoint: step {self._saved} in"
                     f" {self.folder / CHECKPOINTS}"
                 )
-            found[label] = validation.agreements(dataset, distances)
+            found[label] = agreements_of(dataset, distances)
         self.log.validation(number, found)
         return found
 
@@ -370,7 +372,7 @@ class _Run:
         return float(
             np.mean(
                 [
-                    agreements[label][validation.MAIN[dataset.kind]]
+                    agreements[label][main_statistic(dataset.kind)]
                     for label, dataset in self.sets.validation.items()
                 ]
             )

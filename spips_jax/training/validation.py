@@ -1,4 +1,4 @@
-"""How well a model in training agrees with the opinions of a set."""
+"""What a model in training says of a set, for its agreement with the opinions."""
 
 from __future__ import annotations
 
@@ -7,44 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spips_jax import agreement
-from spips_jax.data.builder import Kind
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.loader import Batch, eval_batches
 
-MAIN: Mapping[Kind, str] = {
-    "pairs": "srcc",
-    "ranks": "srcc",
-    "2afc": "two_afc",
-    "jnd": "map",
-}
-"""The number that says which checkpoint is the best, by the kind of set."""
-
 Judge = Callable[[Batch], Mapping[str, Any]]
-
-
-def agreements(dataset: Dataset, distances: np.ndarray) -> dict[str, float]:
-    """Agreement of distances with a set's opinions; larger is better.
-
-    Args:
-      dataset: the examples.
-      distances: `(N, n)`, of the pairs that `builder.COMPARED` names.
-
-    Returns:
-      `srcc`, `plcc` (of the distances as they are) and `krcc` of pairs and ranks,
-      `two_afc` of forced choices, `map` of just noticeable differences.
-    """
-    opinions = dataset.index[dataset.opinion]
-    if dataset.kind == "2afc":
-        d0, d1 = distances.T
-        return {"two_afc": agreement.two_afc(d0, d1, opinions)}
-    if dataset.kind == "jnd":
-        return {"map": agreement.jnd_map(distances[:, 0], opinions)}
-    rising = agreement.orient(opinions, dataset.opinion, higher_is_better=False)
-    return {
-        statistic.__name__: statistic(distances[:, 0], rising)
-        for statistic in (agreement.srcc, agreement.plcc, agreement.krcc)
-    }
 
 
 def judged(

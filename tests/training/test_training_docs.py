@@ -12,10 +12,11 @@ import pytest
 
 from spips_jax import backbones, training
 from spips_jax.data.builder import Kind
+from spips_jax.evaluation.statistics import main_statistic
 from spips_jax.metric import MODELS
 from spips_jax.spips import Spips
 from spips_jax.training import config as config_lib
-from spips_jax.training import step, validation
+from spips_jax.training import step
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text("utf-8")
 
@@ -83,7 +84,7 @@ def test_the_losses_follow_the_step(kinds: tuple[Kind, ...], row: str) -> None:
     _, _, losses, judged, _ = line.split("|")
     for kind in kinds:
         assert tuple(re.findall(r"`(\w+)`", losses)) == step.LOSSES[kind]
-        assert re.findall(r"`(\w+)`", judged)[0] == validation.MAIN[kind]
+        assert re.findall(r"`(\w+)`", judged)[0] == main_statistic(kind)
     for loss in re.findall(r"`(\w+)`", losses):
         assert f"\n| `{loss}` | " in TEXT
 
