@@ -123,7 +123,7 @@ def of_the_writer(array: np.ndarray) -> np.ndarray:
     """The writer's array in every process; all of them give one of the same shape."""
     if jax.process_count() == 1:
         return array
-    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+    return np.array(multihost_utils.broadcast_one_to_all(array))  # one to write to
 
 
 def mapped(step: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:

@@ -35,6 +35,7 @@ networks = pytest.mark.parametrize("network", ["alexnet", "squeezenet", "vgg16"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@networks
 def test_identical_images_score_exactly_zero(random_metric, network, dtype):
     metric = random_metric(network, dtype)
     for names in (("noise", "black"), ("white", "flat")):
@@ -43,6 +44,10 @@ def test_identical_images_score_exactly_zero(random_metric, network, dtype):
         np.testing.assert_array_equal(metric(images, images), 0)
         # One program saw the reference, another the image.
         np.testing.assert_array_equal(metric(metric.features(images), images), 0)
+
+
+def test_identical_images_score_exactly_zero_on_vgg19(random_metric):
+    test_identical_images_score_exactly_zero(random_metric, "vgg19", "float32")
 
 
 def test_identical_images_have_empty_maps(random_metric):

@@ -73,6 +73,8 @@ def results_of(
                 continue
             drawn = _draws(dataset, statistic, found, samples=samples, seed=seed)
             one[name] = _plain(value, drawn, confidence)
+            if drawn is None and len(dataset.references) > 1:
+                notes.append(f"{label}: no interval of {name}: not all samples have it")
             if name == main and drawn is not None:
                 draws[label] = (value, drawn)
         if dataset.kind == "ranks":

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from spips_jax import baselines, data, metric, model_file, parallel
 from spips_jax.cache import cache_compilations
 from spips_jax.calibration import Calibration, fit_choices, fit_opinions
+from spips_jax.data.builder import IqaBuilder
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import report, results
@@ -132,11 +133,15 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
 
 def _scale(dataset: Dataset) -> tuple[float, float]:
     """The set's scale; of a set that has none, the range of its opinions."""
-    card = getattr(data.BUILDERS[dataset.name.partition("/")[0]], "CARD", None)
+    card = getattr(_builder(dataset), "CARD", None)
     if card is not None:
         return card.scale
     opinions = dataset.index[dataset.opinion]
     return float(opinions.min()), float(opinions.max())
+
+
+def _builder(dataset: Dataset) -> type[IqaBuilder]:
+    return data.BUILDERS[dataset.name.partition("/")[0]]
 
 
 Scores = dict[str, dict[str, np.ndarray]]
@@ -154,8 +159,6 @@ def _scored(
     cache_compilations()
     sets = {label: _open_set(config, one) for label, one in config.data.items()}
     judges = [_load(label, one) for label, one in config.models.items()]
-    if parallel.is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
     scores: Scores = {}
     made: dict[str, dict[str, Any]] = {}
     for name, dataset in sets.items():
@@ -224,9 +227,8 @@ def _results(
         one = config.data[name]
         found[name] = {
             "set": {
-                **{key: one[key] for key in ("name", "split", "fold")},
-                "exclude_references": one.exclude_references,
-                "exclude_shared": one.exclude_shared,
+                **one.to_dict(),
+                "version": str(_builder(dataset).VERSION),
             },
             **results.results_of(
                 dataset,

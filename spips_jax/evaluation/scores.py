@@ -93,9 +93,15 @@ def scores_of(
     card = _card(judge, dataset)
     shape = (len(dataset), len(COMPARED[dataset.kind]))
     scores, done = np.full(shape, np.nan, np.float32), np.zeros(len(dataset), bool)
+    problem: Exception | None = None
     if parallel.is_writer():
-        card = _open(file, card)
-        _read(file, dataset, scores, done)
+        try:
+            card = _open(file, card)
+            _read(file, dataset, scores, done)
+        except (EvaluationError, OSError) as error:
+            problem = error
+    if not parallel.everywhere(problem is None):  # so that no process waits for it
+        raise problem or EvaluationError("the first process failed; it says why")
     done = parallel.of_the_writer(done)
     if done.all():
         return scores, card

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,8 +130,8 @@ def test_what_is_there_is_not_computed_anew(
 
 
 @pytest.mark.slow
-def test_devices_and_kills(sets: Path, tmp_path: Path) -> None:
-    """1 and 4 devices give the same scores; killed and resumed, the same report."""
+def test_devices_processes_and_kills(sets: Path, tmp_path: Path) -> None:
+    """1, 4 and 2 x 2 devices: the same scores; killed and resumed, the same report."""
     words = [
         sys.executable, "evaluate.py", "--model=psnr", "--model=ms-ssim",
         f"--data={PAIRS}", "--data=synthetic/scenes", f"--config.data_dir={sets}",
@@ -138,13 +139,21 @@ def test_devices_and_kills(sets: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     home = tmp_path / "home"
 
-    def start(folder: str, devices: int) -> subprocess.Popen[str]:
+    def start(
+        folder: str, devices: int, address: str = "", process: int = 0
+    ) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
             "SPIPS_HOME": str(home),
         }
+        if address:
+            environment |= {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(process),
+            }
         return subprocess.Popen(
             # One output folder: the command is in the report.
             [*words, "--output=report"],
@@ -163,22 +172,32 @@ def test_devices_and_kills(sets: Path, tmp_path: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not (tmp_path / "killed/report/results.md").exists()
-    running = {"killed": 1, "one": 1, "four": 4}
-    started = {folder: start(folder, count) for folder, count in running.items()}
-    for process in started.values():
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-    reports = {folder: report_of(tmp_path / folder / "report") for folder in running}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    for running in (
+        [start("killed", 1), start("one", 1)],
+        [start("four", 4)],
+        [start("two", 2, address, 0), start("elsewhere", 2, address, 1)],
+    ):
+        for process in running:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    folders = ("killed", "one", "four", "two")
+    reports = {folder: report_of(tmp_path / folder / "report") for folder in folders}
     assert reports["killed"] == reports["one"]
-    one, four = (
+    # The process that does not write left nothing.
+    assert not (tmp_path / "elsewhere" / "report").exists()
+    one, four, two = (
         list(csv.DictReader(reports[folder]["scores.csv"].decode().splitlines()))
-        for folder in ("one", "four")
+        for folder in ("one", "four", "two")
     )
-    for line, other in zip(one, four, strict=True):
-        # Of decibels the last digit of float32 is 2e-6.
-        for name, tolerance in (("ms-ssim", NOISE), ("psnr", 8e-6)):
-            difference = float(line[name]) - float(other[name])
-            assert abs(difference) <= tolerance, (line, other)
+    for line, *others in zip(one, four, two, strict=True):
+        for other in others:
+            # Of decibels the last digit of float32 is 2e-6.
+            for name, tolerance in (("ms-ssim", NOISE), ("psnr", 8e-6)):
+                difference = float(line[name]) - float(other[name])
+                assert abs(difference) <= tolerance, (line, other)
 
 
 def _linked(folder: Path) -> Path:
