@@ -61,11 +61,13 @@ def run(words: Sequence[str]) -> int:
     _add(config.data, [(name, _dataset(name)) for name in _DATA.value])
     if words:
         fitted = evaluation.calibrate(config, _OUTPUT.value)
+        if fitted is None:  # another process has it
+            return 0
         for grade, low, high in fitted.legend():
             print(f"{low:9.4f} to {high:9.4f}  {grade}")
         print(
             f"{fitted.opinion} of {fitted.examples:,} examples of {fitted.dataset},"
-            f" RMSE {fitted.rmse:.3g}, put into {_MODEL.value[0]}"
+            f" RMSE {fitted.rmse:.3g}, put into the model's file"
         )
         return 0
     done = evaluation.evaluate(

@@ -95,9 +95,11 @@ def _set(
     what = f"{one['examples']:,} examples, {one['references']:,} references"
     title = name if name == one["set"]["name"] else f"{name} ({one['set']['name']})"
     limits = [
-        f"{key} {one['set'][key]}" for key in ("split", "fold") if one["set"][key]
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in one["set"].items()
+        if value and key != "name"
     ]
-    lines = [f"## {title}", "", "; ".join([what, *limits, one["opinion"]]) + ".", ""]
+    lines = [f"## {title}", "", "; ".join([what, one["opinion"], *limits]) + ".", ""]
     shown = [
         key
         for key in TITLES

@@ -22,8 +22,6 @@ EQUATIONS = {
 }
 """The logistic fits of `agreement.fit_logistic`."""
 
-Progress = Callable[[str], None]
-
 
 def results_of(
     dataset: Dataset,
@@ -33,7 +31,6 @@ def results_of(
     samples: int,
     confidence: float,
     seed: int,
-    progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """All that is said of metrics on a set, as plain values for JSON.
 
@@ -44,7 +41,6 @@ def results_of(
       samples: of the bootstrap over references.
       confidence: of its intervals.
       seed: of its samples.
-      progress: is told what is computed.
 
     Returns:
       `examples`, `references`, `opinion`, `main`, the statistic that metrics are ranked
@@ -57,7 +53,6 @@ def results_of(
     draws: dict[str, tuple[float, np.ndarray]] = {}
     models: dict[str, Any] = {}
     for label, values in scores.items():
-        progress(label)
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             models[label] = {"error": _not_finite(dataset, values, bad)}

@@ -77,7 +77,7 @@ def evaluate(
     return Evaluation(found, files, errors)
 
 
-def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration:
+def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration | None:
     """Fits what people would say to a trained model's scores; puts it into its file.
 
     Scores are kept in `output/scores`, as those of `evaluate`.
@@ -86,6 +86,9 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
       config: as of `evaluate`, with one model, a .safetensors file, and one set, whose
         opinions are mean opinions or forced choices.
       output: the folder of the scores.
+
+    Returns:
+      What was fitted; None in processes that do not write.
 
     Raises:
       EvaluationError: another number of models or sets, or of another kind; scores that
@@ -103,15 +106,19 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
             " one, name it with --data"
         )
-    sets, (judge,), scores, _ = _scored(config, Path(output).expanduser())
-    ((name, dataset),) = sets.items()
-    values = scores[name][judge.label]
-    opinions = dataset.index[dataset.opinion]
+    config_lib.check(config)
+    ((name, one),) = config.data.items()
+    dataset = _open_set(config, one)
     if dataset.kind not in ("pairs", "2afc"):
         raise EvaluationError(
             f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
             " opinions or forced choices"
         )
+    _, (judge,), scores, _ = _scored(config, Path(output).expanduser())
+    if not parallel.is_writer():
+        return None
+    values = scores[name][judge.label]
+    opinions = dataset.index[dataset.opinion]
     try:
         if dataset.kind == "2afc":
             d0, d1 = values.T
@@ -126,8 +133,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             )
     except ValueError as error:
         raise EvaluationError(f"{judge.label} on {name}: {error}") from None
-    if parallel.is_writer():
-        model_file.write_calibration(names[0], fitted)
+    model_file.write_calibration(names[0], fitted)
     return fitted
 
 
