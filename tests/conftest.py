@@ -21,6 +21,13 @@ jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process: they share fixtures and compiled programs."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Finds real weights or images beside the checkout, or skips."""

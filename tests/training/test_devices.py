@@ -18,7 +18,7 @@ from spips_jax import training
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("devices")]
+pytestmark = pytest.mark.slow
 
 TWO_PROCESSES = "2 x 2"
 DEVICES = {"1": 1, "2": 2, "4": 4, "8": 8, TWO_PROCESSES: 2}

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from spips_jax import training
 from spips_jax.training.loop import CHECKPOINTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
+pytestmark = pytest.mark.slow
 
 STEPS = 150
 KILLS = 10
