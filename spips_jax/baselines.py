@@ -128,11 +128,11 @@ class Classical(nn.Module):
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         measure = getattr(classical, self.kind)
-        maps = classical.quality_maps(reference.image, distorted.image)
+        images = (reference.image, distorted.image)
         return Comparison(
-            score=measure(reference.image, distorted.image),
+            score=measure(*images),
             streams={},
-            maps={self.kind: maps[self.kind]},
+            maps=classical.quality_maps(*images, names=(self.kind,)),
         )
 
 

@@ -13,6 +13,7 @@ min-max, which would erase how strong a distortion is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import dm_pix
@@ -161,13 +162,18 @@ def ms_ssim(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return product.mean(-1)
 
 
-def quality_maps(reference: jax.Array, distorted: jax.Array) -> dict[str, jax.Array]:
+def quality_maps(
+    reference: jax.Array,
+    distorted: jax.Array,
+    *,
+    names: Sequence[str] = ("psnr", "ssim", "ms_ssim"),
+) -> dict[str, jax.Array]:
     """The classical maps of SPIPS (arXiv 2504.17234, `Q = 1 - N(metric map)`).
 
     Returns:
-      `{"psnr", "ssim", "ms_ssim"}`, each `(..., H, W)` in [0, 1] for images in [0, 1],
-      0 where the images agree, higher is worse. With `e` the mean over channels of the
-      squared error:
+      The maps named, each `(..., H, W)` in [0, 1] for images in [0, 1], 0 where the
+      images agree, higher is worse. With `e` the mean over channels of the squared
+      error:
 
       - psnr: `log1p(e / 1e-6) / log1p(1 / 1e-6)`, that is 1 - PSNR / 60 dB, clamped
         smoothly at 0 (our choice);
@@ -175,14 +181,17 @@ def quality_maps(reference: jax.Array, distorted: jax.Array) -> dict[str, jax.Ar
       - ms_ssim: `1 - prod_j cs_j^b_j * l_M^b_M` (Wang et al. 2003, eq. 7) per pixel,
         the coarse scales interpolated to the images' size (our choice).
     """
+    return {name: _QUALITY_MAPS[name](reference, distorted) for name in names}
+
+
+def _psnr_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     error = jnp.square(reference - distorted).mean(-1)
-    psnr_map = jnp.log1p(error / PSNR_EPSILON) / np.log1p(1 / PSNR_EPSILON)
-    ssim_map = jnp.maximum((1.0 - _ssim_map(reference, distorted).mean(-1)) / 2, 0.0)
-    return {
-        "psnr": psnr_map.astype(jnp.float32),
-        "ssim": ssim_map,
-        "ms_ssim": _ms_ssim_quality_map(reference, distorted),
-    }
+    quality = jnp.log1p(error / PSNR_EPSILON) / np.log1p(1 / PSNR_EPSILON)
+    return quality.astype(jnp.float32)
+
+
+def _ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    return jnp.maximum((1.0 - _ssim_map(reference, distorted).mean(-1)) / 2, 0.0)
 
 
 def _ssim_map(
@@ -270,6 +279,13 @@ def _ms_ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Arra
     for finer in reversed(logs[:-1]):
         total = finer + _double(total, *finer.shape[-3:-1])
     return -jnp.expm1(total).mean(-1)  # 1 - exp(total), never below 0
+
+
+_QUALITY_MAPS = {
+    "psnr": _psnr_quality_map,
+    "ssim": _ssim_quality_map,
+    "ms_ssim": _ms_ssim_quality_map,
+}
 
 
 def _mean_inside(maps: jax.Array) -> jax.Array:

@@ -134,13 +134,30 @@ class Spips(nn.Module):
 
     def pool(self, reference: Features, distorted: Features) -> Pooled:
         """Pools the differences of two Features of the same shapes."""
+        squares, maps = self._differences(reference, distorted)
+        return self._pool(reference, distorted, squares, maps)
+
+    def _differences(
+        self, reference: Features, distorted: Features
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """At each position: `{tap: (..., h, w, C)}` and `{map: (..., H, W)}`."""
+        return (
+            squared_differences(reference.taps, distorted.taps),
+            classical.quality_maps(reference.image, distorted.image),
+        )
+
+    def _pool(
+        self,
+        reference: Features,
+        distorted: Features,
+        squares: Mapping[str, jax.Array],
+        maps: Mapping[str, jax.Array],
+    ) -> Pooled:
         logits = self.attention(reference.taps[self.backbone.semantic[-1]])
-        squares = squared_differences(reference.taps, distorted.taps)
         pooled = {}
         for tap, square in squares.items():
             weights = attention_weights(logits, *square.shape[-3:-1])
             pooled[tap] = jnp.sum(weights[..., None] * square, axis=(-3, -2))
-        maps = classical.quality_maps(reference.image, distorted.image)
         return Pooled(
             squares=pooled,
             classical={name: attention_pool(maps[name], logits) for name in CLASSICAL},
@@ -153,12 +170,10 @@ class Spips(nn.Module):
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         """Compares two Features of the same shapes; maps that are not used are free."""
-        pooled = self.pool(reference, distorted)
+        squares, quality = self._differences(reference, distorted)
+        pooled = self._pool(reference, distorted, squares, quality)
         scores = self._scores(pooled)
-        maps = self._maps(
-            squared_differences(reference.taps, distorted.taps),
-            classical.quality_maps(reference.image, distorted.image),
-        )
+        maps = self._maps(squares, quality)
         height, width = reference.image.shape[-3:-1]
         sized = {name: resize(d, height, width) for name, d in maps.items()}
         gain = self.gain(pooled.signed)[..., None, None]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +16,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process: they share fixtures and compiled programs."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -65,28 +55,6 @@ def real_weights(
         return output
 
     return convert
-
-
-@pytest.fixture(scope="session")
-def rebuilt_tid2013(
-    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, list[dict[str, str]]]:
-    """TID2013's official folder, where it is prepared as a set, and its recipes.
-
-    Making it takes two minutes: tests of it are of the xdist group "tid2013".
-    """
-    from spips_jax import data
-
-    recipes = shared("data/tid2013_rebuilt")
-    folder = tmp_path_factory.mktemp("tid2013")
-    subprocess.run(
-        [sys.executable, "-W", "ignore", recipes / "make.py", folder],
-        check=True,
-        capture_output=True,
-    )
-    data.prepare("tid2013", data_dir=folder / "sets", manual_dir=folder, partial=True)
-    with (recipes / "recipes.csv").open(newline="") as file:
-        return folder / "tid2013", folder / "sets", list(csv.DictReader(file))
 
 
 def he_params(network: str, *, seed: int = 0) -> dict:

@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 
-from spips_jax import evaluation
+from spips_jax import data, evaluation
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tid2013")]
+pytestmark = pytest.mark.slow  # making the set takes two minutes
+
+
+@pytest.fixture(scope="module")
+def rebuilt_tid2013(
+    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, list[dict[str, str]]]:
+    """TID2013's official folder, where it is prepared as a set, and its recipes."""
+    recipes = shared("data/tid2013_rebuilt")
+    folder = tmp_path_factory.mktemp("tid2013")
+    subprocess.run(
+        [sys.executable, "-W", "ignore", recipes / "make.py", folder],
+        check=True,
+        capture_output=True,
+    )
+    data.prepare("tid2013", data_dir=folder / "sets", manual_dir=folder, partial=True)
+    with (recipes / "recipes.csv").open(newline="") as file:
+        return folder / "tid2013", folder / "sets", list(csv.DictReader(file))
+
+
+def test_the_rebuilt_tid2013_is_read_back_bit_by_bit(
+    rebuilt_tid2013: tuple[Path, Path, list[dict[str, str]]],
+) -> None:
+    """All 1784 real pairs: pixels by the published hashes, scores by the recipes."""
+    source, data_dir, rows = rebuilt_tid2013
+    dataset = data.load("tid2013", data_dir=data_dir)
+    assert len(dataset) == len(rows) == 1784
+    for example, row in zip(dataset, rows, strict=True):
+        name = f"{row['reference'][:3]}_{row['type']}_{row['level']}"
+        assert example["id"].lower() == name.lower()
+        assert example["mos"] == np.float32(f"{float(row['mos']):.5f}")
+        assert example["std"] == np.float32(f"{float(row['mos_std']):.5f}")
+        for image, path in (
+            ("distorted", source / "distorted_images" / f"{name.lower()}.bmp"),
+            ("reference", source / "reference_images" / f"{row['reference'][:3]}.BMP"),
+        ):
+            pixels = np.array(Image.open(path))
+            assert (
+                hashlib.sha256(example[image].tobytes()).digest()
+                == hashlib.sha256(pixels.tobytes()).digest()
+            ), (name, image)
 
 
 def test_lpips_and_psnr_are_the_published_ones(
