@@ -60,6 +60,11 @@ class Dataset:
         """The reference ids of these examples, sorted."""
         return tuple(sorted(set(self.index["reference_id"].tolist())))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the examples' ids, in their order."""
+        return hashlib.sha256("\n".join(self.index["id"].tolist()).encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -17,7 +17,6 @@ made of them once, goes through all of it but the crops and flips.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -210,7 +209,7 @@ def train_batches(
             {
                 "name": source.dataset.name,
                 "examples": len(source.dataset),
-                "digest": _digest(source.dataset),
+                "digest": source.dataset.digest,
                 "weight": source.weight,
                 "crop": source.crop,
                 "flip": source.flip,
@@ -268,7 +267,7 @@ def eval_batches(
             "batch_size": batch_size,
             "by_reference": by_reference,
             "examples": len(dataset),
-            "digest": _digest(dataset),
+            "digest": dataset.digest,
         },
         num_workers=num_workers,
         num_threads=num_threads,
@@ -315,10 +314,6 @@ def _local_batch(batch_size: int, count: int) -> int:
             f" multiple of {count}"
         )
     return batch_size // count
-
-
-def _digest(dataset: Dataset) -> str:
-    return hashlib.sha256("\n".join(dataset.index["id"].tolist()).encode()).hexdigest()
 
 
 def _check_source(source: Source) -> None:

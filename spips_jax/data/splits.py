@@ -39,6 +39,11 @@ def parse_fold(text: str) -> tuple[int, int]:
     return fold, folds
 
 
+def parse_names(text: str) -> list[str]:
+    """Parses the names in a text that holds several, with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def assign_folds(references: Iterable[str], folds: int) -> dict[str, int]:
     """Returns the fold, 1 to `folds`, of every reference; sizes differ by one at most.
 

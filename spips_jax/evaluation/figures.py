@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from spips_jax.agreement import Logistic
 from spips_jax.data.builder import COMPARED
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.report import TITLES
+from spips_jax.evaluation.report import TITLES, parts_of
 from spips_jax.evaluation.scores import Judge, told
 from spips_jax.files import replacing
 from spips_jax.heatmaps import write_heat_maps
@@ -91,11 +91,7 @@ def write_bars(
       column: which parts.
       title: a line above.
     """
-    models = {
-        label: values["parts"][column]
-        for label, values in one["models"].items()
-        if column in values.get("parts", {})
-    }
+    models = parts_of(one, column)
     parts = list(next(iter(models.values())))
     figure = Figure(
         figsize=(8.5, 0.9 + len(parts) * (0.14 + 0.11 * len(models))),

@@ -118,9 +118,8 @@ def _set(
     notes = [*_errors(one), *one["notes"]]
     lines += [*(f"- {note}" for note in notes), *([""] if notes else [])]
     lines += _differences(one, confidence)
-    for part, heading in (("distortion", "distortion"), ("split", "split")):
-        lines += _parts(one, part, heading)
-    lines += _parts(one, "level", "level")
+    for column in ("distortion", "split", "level"):
+        lines += _parts(one, column)
     lines += _published(one)
     return lines
 
@@ -160,13 +159,18 @@ def _winner(difference: Mapping[str, Any]) -> str:
     return difference["second"] if difference["high"] < 0 else "neither"
 
 
-def _parts(one: Mapping[str, Any], column: str, heading: str) -> list[str]:
-    """The main statistic on each distortion, level or split, and their mean."""
-    parts = {
+def parts_of(one: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """What each metric's `parts` of a set say of a column; {} if it has none."""
+    return {
         label: values["parts"][column]
         for label, values in one["models"].items()
         if column in values.get("parts", {})
     }
+
+
+def _parts(one: Mapping[str, Any], column: str) -> list[str]:
+    """The main statistic on each distortion, level or split, and their mean."""
+    parts = parts_of(one, column)
     if not parts:
         return []
     labels = list(parts)
@@ -184,9 +188,9 @@ def _parts(one: Mapping[str, Any], column: str, heading: str) -> list[str]:
         labels.append("a person")
     main = TITLES[one["main"]]
     return [
-        f"{main} by {heading}:",
+        f"{main} by {column}:",
         "",
-        *_table([heading, "examples", *labels], rows),
+        *_table([column, "examples", *labels], rows),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,10 +18,11 @@ from spips_jax.cache import cache_compilations
 from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.data.builder import IqaBuilder
 from spips_jax.data.dataset import Dataset
+from spips_jax.data.splits import parse_names
 from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
-from spips_jax.evaluation.scores import PACKAGES, Judge, scores_of
+from spips_jax.evaluation.scores import Judge, packages, scores_of
 from spips_jax.evaluation.statistics import columns
 from spips_jax.weights import WeightsError
 
@@ -63,7 +63,8 @@ def evaluate(
       OSError: `output` cannot be written.
     """
     folder = Path(output).expanduser()
-    sets, judges, scores, made = _scored(config, folder)
+    sets, judges = _opened(config)
+    scores, made = _scored(config, folder, sets, judges)
     if not parallel.is_writer():
         return Evaluation({}, (), ())
     found = _results(config, sets, judges, scores, made, command)
@@ -106,15 +107,14 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
             " one, name it with --data"
         )
-    config_lib.check(config)
-    ((name, one),) = config.data.items()
-    dataset = _open_set(config, one)
+    sets, judges = _opened(config)
+    (judge,), ((name, dataset),) = judges, sets.items()
     if dataset.kind not in ("pairs", "2afc"):
         raise EvaluationError(
             f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
             " opinions or forced choices"
         )
-    _, (judge,), scores, _ = _scored(config, Path(output).expanduser())
+    scores, _ = _scored(config, Path(output).expanduser(), sets, judges)
     if not parallel.is_writer():
         return None
     values = scores[name][judge.label]
@@ -153,10 +153,8 @@ def _builder(dataset: Dataset) -> type[IqaBuilder]:
 Scores = dict[str, dict[str, np.ndarray]]
 
 
-def _scored(
-    config: ConfigDict, folder: Path
-) -> tuple[dict[str, Dataset], list[Judge], Scores, dict[str, dict[str, Any]]]:
-    """Sets and metrics of a config, with the scores and their cards by both."""
+def _opened(config: ConfigDict) -> tuple[dict[str, Dataset], list[Judge]]:
+    """Checks a config; opens its sets and loads its metrics."""
     config_lib.check(config)
     try:
         parallel.initialize(config.distributed)
@@ -164,7 +162,13 @@ def _scored(
         raise EvaluationError(str(error)) from None
     cache_compilations()
     sets = {label: _open_set(config, one) for label, one in config.data.items()}
-    judges = [_load(label, one) for label, one in config.models.items()]
+    return sets, [_load(label, one) for label, one in config.models.items()]
+
+
+def _scored(
+    config: ConfigDict, folder: Path, sets: Mapping[str, Dataset], judges: list[Judge]
+) -> tuple[Scores, dict[str, dict[str, Any]]]:
+    """The scores and their cards, by set and metric."""
     scores: Scores = {}
     made: dict[str, dict[str, Any]] = {}
     for name, dataset in sets.items():
@@ -179,7 +183,7 @@ def _scored(
             )
             scores.setdefault(name, {})[judge.label] = values
             made.setdefault(name, {})[judge.label] = card
-    return sets, judges, scores, made
+    return scores, made
 
 
 def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
@@ -190,8 +194,7 @@ def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
         (one.exclude_references, Dataset.exclude_references),
         (one.exclude_shared, Dataset.exclude_shared),
     ):
-        names = [name.strip() for name in text.split(",") if name.strip()]
-        if names:
+        if names := parse_names(text):
             dataset = leave_out(dataset, names)
     if not len(dataset):
         raise EvaluationError(f"{one.name}: no example is left to evaluate on")
@@ -253,10 +256,10 @@ def _results(
         "confidence": config.confidence,
         "seed": config.seed,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": packages(),
         "models": {
             judge.label: {
-                **judge.card(),
+                **judge.card,
                 "higher_is_better": judge.metric.higher_is_better,
             }
             for judge in judges

@@ -9,12 +9,11 @@ and go on at a whole one, every score is the same as in a run that was never sto
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +24,8 @@ import numpy as np
 from spips_jax import parallel, weights
 from spips_jax.data.builder import COMPARED, Kind
 from spips_jax.data.dataset import Dataset
-from spips_jax.data.loader import Batch, eval_batches, eval_plan
+from spips_jax.data.loader import Batch, eval_plan
+from spips_jax.evaluation.batches import JudgeBatch, judged
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.files import replacing
 from spips_jax.images import Images
@@ -33,7 +33,7 @@ from spips_jax.metric import Metric
 from spips_jax.progress import tracked
 from spips_jax.spips import Features
 
-PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
+_PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
 
 VERSION = 1
 """Raised whenever the same metric makes other scores of the same images."""
@@ -55,6 +55,7 @@ class Judge:
     dtype: str = "float32"
     value_range: tuple[float, float] = (0.0, 1.0)
 
+    @cached_property  # a digest reads all weights
     def card(self) -> dict[str, Any]:
         """What its scores depend on."""
         return {
@@ -63,6 +64,11 @@ class Judge:
             "dtype": self.dtype,
             "value_range": list(self.value_range),
         }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what scores are made with."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def column_names(kind: Kind) -> tuple[str, ...]:
@@ -110,8 +116,8 @@ def scores_of(
     grouped = _saves_work(dataset, batch_size)
     plan = eval_plan(dataset, batch_size=batch_size, by_reference=grouped)
     unfinished = ((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1)
-    found = _judged(
-        judge,
+    found = judged(
+        _judge_batch(judge, dataset, by_reference=grouped),
         dataset,
         batch_size=batch_size,
         by_reference=grouped,
@@ -144,40 +150,23 @@ def _saves_work(dataset: Dataset, batch_size: int) -> bool:
     return len(dataset.references) + grouped.size < 2 * mixed.size
 
 
-def _judged(
-    judge: Judge,
-    dataset: Dataset,
-    *,
-    batch_size: int,
-    by_reference: bool,
-    first_batch: int,
-    num_threads: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (positions `(B,)`, scores `(B, n)`) of the batches from one on."""
+def _judge_batch(judge: Judge, dataset: Dataset, *, by_reference: bool) -> JudgeBatch:
+    """Runs a batch; one reference of all its examples runs once, and is kept."""
     step = _mapped(dataset.kind, judge.value_range)
     metric = parallel.replicate(judge.metric)
     features = _last(partial(_features, metric, value_range=judge.value_range))
-    with eval_batches(
-        dataset,
-        batch_size=batch_size,
-        by_reference=by_reference,
-        num_threads=num_threads,
-    ) as batches:
-        batches.set_state({**batches.get_state(), "next_batch": first_batch})
-        for batch in batches:
-            reference = None
-            if by_reference:
-                # The set says so; its pixels are what counts.
-                alike = bool((batch["reference"] == batch["reference"][0]).all())
-                if parallel.everywhere(alike):
-                    reference = features(batch["reference"][0])
-            images = _images(batch, dataset, leave_out=reference is not None)
-            result = step(metric, reference, parallel.split(images))
-            mask = np.asarray(result["mask"])
-            yield (
-                np.asarray(result["position"])[mask],
-                np.asarray(result["values"])[mask],
-            )
+
+    def run(batch: Batch) -> Mapping[str, Any]:
+        reference = None
+        if by_reference:
+            # The set says so; its pixels are what counts.
+            alike = bool((batch["reference"] == batch["reference"][0]).all())
+            if parallel.everywhere(alike):
+                reference = features(batch["reference"][0])
+        images = _images(batch, dataset, leave_out=reference is not None)
+        return step(metric, reference, parallel.split(images))
+
+    return run
 
 
 @lru_cache  # so that metrics and sets that are alike compile once
@@ -260,18 +249,17 @@ def _images(batch: Batch, dataset: Dataset, *, leave_out: bool) -> dict[str, Any
 
 def _card(judge: Judge, dataset: Dataset) -> dict[str, Any]:
     """What the scores are of, and what they were made with."""
-    ids = "\n".join(dataset.index["id"].tolist()).encode()
     return {
         "version": VERSION,
-        "model": judge.card(),
+        "model": judge.card,
         "set": {
             "name": dataset.name,
             "examples": len(dataset),
-            "ids": hashlib.sha256(ids).hexdigest(),
+            "ids": dataset.digest,
             "files": dataset.fingerprint,
         },
         "device": jax.devices()[0].device_kind,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": packages(),
     }
 
 

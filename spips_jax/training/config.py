@@ -247,8 +247,3 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
     walk(config, "")
     return fields
-
-
-def names(text: str) -> list[str]:
-    """The names in a field that holds several, with commas between them."""
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -80,7 +80,7 @@ def pooled_dataset(
         "version": VERSION,
         "network": network,
         "set": dataset.name,
-        "ids": hashlib.sha256("\n".join(dataset.index["id"]).encode()).hexdigest(),
+        "ids": dataset.digest,
         "source": dataset.fingerprint,
     }
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
+from spips_jax.evaluation.batches import judged
 from spips_jax.evaluation.statistics import agreements as agreements_of
 from spips_jax.evaluation.statistics import main_statistic
 from spips_jax.images import MIN_SIZE
@@ -195,16 +196,16 @@ def _open_pooled(
 
     def compute() -> Iterator[features.Pair]:
         judge = _judge(model, dataset.kind, pool=True)
-        judged = validation.judged(
+        judged_pairs = judged(
             partial(judge, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
         )
         if not parallel.is_writer():
-            return judged
+            return judged_pairs
         what = f"{dataset.name}: running the frozen network once, to be kept in"
-        return tracked(judged, total=len(dataset), what=f"{what} {folder}")
+        return tracked(judged_pairs, total=len(dataset), what=f"{what} {folder}")
 
     return features.pooled_dataset(
         dataset,

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from spips_jax import backbones, data, losses, metric, weights
 from spips_jax.agreement import HIGHER_IS_BETTER
+from spips_jax.data.splits import parse_names
 from spips_jax.spips import Spips
 from spips_jax.training import state, step
-from spips_jax.training.config import TrainingError, names
+from spips_jax.training.config import TrainingError
 from spips_jax.training.state import Params, TrainState
 
 RANDOM = "random"
@@ -105,7 +106,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
       TrainingError: losses that do not suit a set, a reference that no set has.
       DataError: a set that is not there, a fold that it has not.
     """
-    excluded = set(names(config.data.exclude_references))
+    excluded = set(parse_names(config.data.exclude_references))
     unknown = set(excluded)
     training: dict[str, data.Source] = {}
     objectives = {}
@@ -114,7 +115,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
         dataset = whole
         if one.part == "training":
             dataset, _ = dataset.fold(config.data.fold)
-        dataset = dataset.exclude_shared(names(config.data.exclude_shared))
+        dataset = dataset.exclude_shared(parse_names(config.data.exclude_shared))
         dataset = dataset.exclude_references(excluded.intersection(whole.references))
         unknown -= set(whole.references)
         training[label] = data.Source(
