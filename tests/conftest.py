@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +19,9 @@ from spips_jax import backbones, weights
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +61,63 @@ def real_weights(
         return output
 
     return convert
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests of runs keep compiled programs and pooled sets."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def spips_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps what runs cache in `home`, and JAX's setting as it was."""
+    monkeypatch.setenv("SPIPS_HOME", str(home))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="session")
+def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts Python on a CPU's virtual devices, with one cache of compiled programs.
+
+    `coordinator`, an address, and `process` make it one of two processes.
+    """
+
+    def run(
+        words: Sequence[str | Path],
+        *,
+        devices: int = 1,
+        coordinator: str = "",
+        process: int = 0,
+        cwd: Path = ROOT,
+        **options: Any,
+    ) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "SPIPS_HOME": str(home),
+        }
+        if coordinator:
+            environment |= {
+                "JAX_COORDINATOR_ADDRESS": coordinator,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(process),
+            }
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return run
 
 
 def he_params(network: str, *, seed: int = 0) -> dict:

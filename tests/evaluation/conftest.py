@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,15 +16,8 @@ from spips_jax import data, evaluation
 
 
 @pytest.fixture(autouse=True)
-def spips_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Any:
-    """Keeps compiled programs in a folder of the tests, and JAX's setting as it was."""
-    home = tmp_path_factory.getbasetemp() / "home"
-    monkeypatch.setenv("SPIPS_HOME", str(home))
-    before = jax.config.values["jax_compilation_cache_dir"]
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+def _spips_home(spips_home: None) -> None:
+    """Every test here keeps what it caches in `home`."""
 
 
 def _image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,41 +128,22 @@ def test_what_is_there_is_not_computed_anew(
 
 
 @pytest.mark.slow
-def test_devices_processes_and_kills(sets: Path, tmp_path: Path) -> None:
+def test_devices_processes_and_kills(
+    sets: Path, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     """1, 4 and 2 x 2 devices: the same scores; killed and resumed, the same report."""
     words = [
-        sys.executable, "evaluate.py", "--model=psnr", "--model=ms-ssim",
+        "evaluate.py", "--model=psnr", "--model=ms-ssim",
         f"--data={PAIRS}", "--data=synthetic/scenes", f"--config.data_dir={sets}",
         "--config.samples=20", "--config.worst=0", "--config.batch_size=4",
+        "--output=report",  # one for all: the command is in the report
     ]  # fmt: skip
-    home = tmp_path / "home"
 
-    def start(
-        folder: str, devices: int, address: str = "", process: int = 0
-    ) -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": str(devices),
-            "SPIPS_HOME": str(home),
-        }
-        if address:
-            environment |= {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(process),
-            }
-        return subprocess.Popen(
-            # One output folder: the command is in the report.
-            [*words, "--output=report"],
-            cwd=_linked(tmp_path / folder),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def evaluating(folder: str, devices: int, **options: Any) -> subprocess.Popen[str]:
+        cwd = _linked(tmp_path / folder)
+        return start(words, devices=devices, cwd=cwd, **options)
 
-    killed = start("killed", 1)
+    killed = evaluating("killed", 1)
     file = tmp_path / "killed/report/scores/synthetic-scenes/psnr.csv"
     while not (file.exists() and len(file.read_bytes().splitlines()) > 4):
         assert killed.poll() is None, killed.communicate()
@@ -175,14 +154,16 @@ def test_devices_processes_and_kills(sets: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    for running in (
-        [start("killed", 1), start("one", 1)],
-        [start("four", 4)],
-        [start("two", 2, address, 0), start("elsewhere", 2, address, 1)],
-    ):
-        for process in running:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+    started = [
+        evaluating("killed", 1),
+        evaluating("one", 1),
+        evaluating("four", 4),
+        evaluating("two", 2, coordinator=address, process=0),
+        evaluating("elsewhere", 2, coordinator=address, process=1),
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     folders = ("killed", "one", "four", "two")
     reports = {folder: report_of(tmp_path / folder / "report") for folder in folders}
     assert reports["killed"] == reports["one"]

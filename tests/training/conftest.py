@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,9 @@ from spips_jax.training.loop import CHECKPOINTS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where these tests keep compiled programs and pooled sets."""
-    return tmp_path_factory.mktemp("home")
-
-
 @pytest.fixture(autouse=True)
-def spips_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Keeps what training caches in `home`, and JAX's setting as it was."""
-    monkeypatch.setenv("SPIPS_HOME", str(home))
-    before = jax.config.values["jax_compilation_cache_dir"]
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+def _spips_home(spips_home: None) -> None:
+    """Every test here keeps what it caches in `home`."""
 
 
 @pytest.fixture(scope="session")
@@ -149,47 +138,6 @@ def write_config() -> Callable[[ConfigDict, Path], Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts Python on a CPU's virtual devices, with one cache of compiled programs.
-
-    `coordinator`, an address, and `process` make it one of two processes.
-    """
-
-    def run(
-        words: Sequence[str | Path],
-        *,
-        devices: int = 1,
-        coordinator: str = "",
-        process: int = 0,
-        **options: Any,
-    ) -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": str(devices),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "SPIPS_HOME": str(home),
-        }
-        if coordinator:
-            environment |= {
-                "JAX_COORDINATOR_ADDRESS": coordinator,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(process),
-            }
-        return subprocess.Popen(
-            [sys.executable, *words],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="session")
