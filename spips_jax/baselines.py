@@ -25,7 +25,7 @@ from spips_jax import backbones, classical, weights
 from spips_jax.head import resize
 from spips_jax.metric import Metric, read_network
 from spips_jax.spips import Comparison, Features, extract_taps
-from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
+from spips_jax.streams import FeatureStream, squared_difference
 
 
 class Lpips(nn.Module):
@@ -42,10 +42,15 @@ class Lpips(nn.Module):
 
     def extract(self, images: jax.Array) -> Features:
         taps = extract_taps(self.backbone, images)
-        return Features(image=images, taps=jax.tree.map(unit_normalize, taps))
+        return Features(image=images, taps=taps)
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        maps = self.stream(squared_differences(reference.taps, distorted.taps))
+        maps = self.stream(
+            {
+                tap: squared_difference(x, distorted.taps[tap])
+                for tap, x in reference.taps.items()
+            }
+        )
         score = sum((d.mean((-2, -1)) for d in maps.values()), start=jnp.float32(0))
         sized = {
             tap: resize(d, *reference.image.shape[-3:-1]) for tap, d in maps.items()

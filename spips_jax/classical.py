@@ -184,10 +184,22 @@ def quality_maps(
     return {name: _QUALITY_MAPS[name](reference, distorted) for name in names}
 
 
-def _psnr_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    error = jnp.square(reference - distorted).mean(-1)
+def squared_error(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    """The mean over channels of the squared error, `(..., H, W)`."""
+    return jnp.square(reference - distorted).mean(-1)
+
+
+def psnr_quality(error: jax.Array) -> jax.Array:
+    """`log1p(e / 1e-6) / log1p(1 / 1e-6)` of squared errors `e`, at a pixel or pooled.
+
+    That is 1 - PSNR / 60 dB, clamped smoothly at 0: in [0, 1], higher is worse.
+    """
     quality = jnp.log1p(error / PSNR_EPSILON) / np.log1p(1 / PSNR_EPSILON)
     return quality.astype(jnp.float32)
+
+
+def _psnr_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    return psnr_quality(squared_error(reference, distorted))
 
 
 def _ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
@@ -227,7 +239,7 @@ def _scale_maps(reference: jax.Array, distorted: jax.Array) -> list[jax.Array]:
     terms = []
     for _ in range(scales - 1):
         terms.append(_contrast_structure_map(reference, distorted))
-        reference, distorted = _halve(reference), _halve(distorted)
+        reference, distorted = halve(reference), halve(distorted)
     return [*terms, _ssim_map(reference, distorted)]
 
 
@@ -244,7 +256,7 @@ def _powers(scales: int) -> np.ndarray:
     return (powers / powers.sum()).astype(np.float32)
 
 
-def _halve(images: jax.Array) -> jax.Array:
+def halve(images: jax.Array) -> jax.Array:
     """Mean of 2x2 blocks; an odd edge is repeated, so that nothing is lost."""
     for axis in (-3, -2):
         if images.shape[axis] % 2:

@@ -87,15 +87,48 @@ class MonotoneHead(nn.Module):
         return jnp.maximum(score, 0.0)  # rounding can leave softplus differences below
 
 
+class FreeHead(nn.Module):
+    """An MLP without the promise that a difference never helps, for comparison.
+
+      |u q + o tanh(W q + b) - o tanh(b)|
+
+    It is 0 at 0 and never negative, as `MonotoneHead`, and as that one before any
+    training.
+
+    Attributes: as of `MonotoneHead`.
+    """
+
+    initial: Sequence[float]
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps `(..., n)`, non-negative, to `(...)`, non-negative."""
+        n = len(self.initial)
+        batch = (1,) * (inputs.ndim - 1)
+        linear = self.param("linear", lambda _: jnp.asarray(self.initial, jnp.float32))
+        init, width, dtype = nn.initializers, (self.width,), jnp.float32
+        kernel = self.param("kernel", init.normal(8.0 / n), (n, *width), dtype)
+        bias = self.param("bias", init.normal(1.0), width, dtype)
+        output = self.param("output", init.zeros, width, dtype)
+        bias = bias.reshape(*batch, self.width)
+        hidden = jnp.matmul(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
+        hidden = jnp.tanh(hidden + bias) - jnp.tanh(bias)
+        score = jnp.sum(inputs * linear.reshape(*batch, n), axis=-1)
+        score = score + jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
+        return jnp.abs(score)
+
+
 class Gain(nn.Module):
-    """A positive factor of the score, from the signed facts of a pair.
+    """A positive factor of the score, from the facts of a pair.
 
-      exp(tanh(o · tanh(W s + b))), in (1/e, e)
+      exp(tanh(o · tanh(W s + b)) / 2), in (0.60, 1.65)
 
-    It lets a raised contrast count for less than a lowered one and leaves what the head
-    promises: a score of 0 stays 0, and a larger difference in any map, the signed facts
-    being the same, never improves it. The output layer `o` starts at zero: the
-    untrained factor is 1. Our choice; arXiv 2504.17234 has no such facts.
+    It lets a raised contrast count for less than a lowered one, and noise for less
+    where the scene hides it, and leaves what the head promises: a score of 0 stays 0,
+    and a larger difference in any map, the facts being the same, never improves it. The
+    output layer `o` starts at zero: the untrained factor is 1. Our choice; arXiv
+    2504.17234 has no such facts.
 
     Attributes:
       width: hidden units.
@@ -104,15 +137,20 @@ class Gain(nn.Module):
     width: int = 16
 
     @nn.compact
-    def __call__(self, signed: jax.Array) -> jax.Array:
-        """Maps `(..., n)`, as `spips_jax.signed` makes them, to `(...)`."""
-        n = signed.shape[-1]
-        batch = (1,) * (signed.ndim - 1)
+    def __call__(self, facts: jax.Array) -> jax.Array:
+        """Maps `(..., n)`, as `spips_jax.facts` makes them, to `(...)`."""
+        n = facts.shape[-1]
+        batch = (1,) * (facts.ndim - 1)
         init, dtype = nn.initializers, jnp.float32
-        kernel = self.param("kernel", init.normal(1.0), (n, self.width), dtype)
+        kernel = self.param("kernel", init.normal(0.75), (n, self.width), dtype)
         bias = self.param("bias", init.zeros, (self.width,), dtype)
         output = self.param("output", init.zeros, (self.width,), dtype)
-        hidden = jnp.matmul(signed, kernel, precision=jax.lax.Precision.HIGHEST)
+        hidden = jnp.matmul(facts, kernel, precision=jax.lax.Precision.HIGHEST)
         hidden = jnp.tanh(hidden + bias.reshape(*batch, self.width))
         raised = jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
-        return jnp.exp(jnp.tanh(raised))
+        return jnp.exp(GAIN * jnp.tanh(raised / GAIN))
+
+
+GAIN = 0.5
+"""Logarithm of the largest factor. With 1 the training distortions fit no better and
+new ones worse."""

@@ -11,7 +11,7 @@ serves them all: `extract(images) -> Features` sees one image at a time, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax import classical
+from spips_jax.facts import facts
 from spips_jax.head import (
     Attention,
+    FreeHead,
     Gain,
     MonotoneHead,
     attention_pool,
@@ -30,11 +32,19 @@ from spips_jax.head import (
     resize,
 )
 from spips_jax.images import imagenet_normalize
-from spips_jax.signed import signed_changes
-from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
+from spips_jax.streams import (
+    FeatureStream,
+    squared_difference,
+    structure_difference,
+    texture_difference,
+    unit_normalize,
+)
+
+STREAMS = ("perceptual", "semantic", "classical")
+STATISTICS = ("squares", "texture", "structure")
+"""What is told of a tap: see `spips_jax.streams`."""
 
 CLASSICAL = ("psnr", "ssim", "ms_ssim")
-STREAMS = ("perceptual", "semantic", "classical")
 
 
 @flax.struct.dataclass
@@ -43,7 +53,8 @@ class Features:
 
     Attributes:
       image: `(..., H, W, 3)` float32 in [0, 1], for the classical maps.
-      taps: `{tap: (..., h, w, C)}`, the backbone's activations as the metric uses them.
+      taps: `{tap: (..., h, w, C)}`, the backbone's activations as the metric uses them,
+        float32.
     """
 
     image: jax.Array
@@ -58,14 +69,15 @@ class Pooled:
     training the rest needs no images.
 
     Attributes:
-      squares: `{tap: (..., C)}`, means of the squared differences of each channel.
-      classical: `{map: (...)}`, means of the classical maps.
-      signed: `(..., 4)`, what `spips_jax.signed` says of the pair.
+      deep: `{input: (..., C)}`, of each tap and statistic what its channels differ by.
+      classical: `{map: (...)}`, means of the classical maps; PSNR's of the error before
+        its logarithm, so that it is 1 - PSNR / 60 dB of the whole image.
+      facts: `(..., 7)`, what `spips_jax.facts` says of the pair.
     """
 
-    squares: dict[str, jax.Array]
+    deep: dict[str, jax.Array]
     classical: dict[str, jax.Array]
-    signed: jax.Array
+    facts: jax.Array
 
 
 @flax.struct.dataclass
@@ -95,74 +107,96 @@ def extract_taps(backbone: Any, images: jax.Array) -> dict[str, jax.Array]:
 class Spips(nn.Module):
     """SPIPS over a backbone.
 
-    Its inputs to the head are one number per map, each in [0, 1]: the backbone's taps,
-    perceptual then semantic, and the three classical maps. The signed facts of the pair
-    scale what the head says. Before any training the score is the mean of the three
-    streams' means.
+    Its inputs to the head are numbers in [0, 1]: of the backbone's taps, perceptual
+    then semantic, each statistic of `STATISTICS`; and the three classical maps. The
+    facts of the pair scale what the head says. Before any training the score is the
+    mean of the streams' means.
 
     Attributes:
       backbone: a module of `spips_jax.backbones`.
       width: hidden units of the head.
+      streams: which of `STREAMS` the head sees, in that order. All but the default are
+        for ablations.
+      statistics: likewise, of `STATISTICS`.
+      monotone: whether the head is a `MonotoneHead`, else a `FreeHead`.
     """
 
     backbone: nn.Module
     width: int = 32
+    streams: Sequence[str] = STREAMS
+    statistics: Sequence[str] = STATISTICS
+    monotone: bool = True
 
     higher_is_better: ClassVar[bool] = False
 
     def setup(self) -> None:
-        self.perceptual = FeatureStream(taps=tuple(self.backbone.perceptual))
-        self.semantic = FeatureStream(taps=tuple(self.backbone.semantic))
+        for stream in self.streams:
+            if stream != "classical":
+                taps = tuple(self._deep_names(getattr(self.backbone, stream)))
+                setattr(self, stream, FeatureStream(taps=taps))
         self.attention = Attention()
-        streams = list(self._inputs().values())
-        initial = [1.0 / len(STREAMS) / streams.count(stream) for stream in streams]
-        self.head = MonotoneHead(initial=tuple(initial), width=self.width)
+        of = list(self._inputs().values())
+        initial = [1.0 / len(self.streams) / of.count(stream) for stream in of]
+        head = MonotoneHead if self.monotone else FreeHead
+        self.head = head(initial=tuple(initial), width=self.width)
         self.gain = Gain()
 
     def _inputs(self) -> dict[str, str]:
-        """The head's inputs in order: the name of a map, and the stream it is of."""
-        return {
-            **dict.fromkeys(self.backbone.perceptual, "perceptual"),
-            **dict.fromkeys(self.backbone.semantic, "semantic"),
-            **dict.fromkeys(CLASSICAL, "classical"),
+        """The head's inputs in order: their names, and the stream each is of."""
+        names = {
+            "perceptual": self._deep_names(self.backbone.perceptual),
+            "semantic": self._deep_names(self.backbone.semantic),
+            "classical": CLASSICAL,
         }
+        return {name: stream for stream in self.streams for name in names[stream]}
+
+    def _deep_names(self, taps: Sequence[str]) -> list[str]:
+        return [_input(tap, one) for tap in taps for one in self.statistics]
 
     def extract(self, images: jax.Array) -> Features:
-        """Features of images `(..., H, W, 3)` in [0, 1]; taps are unit-normalised."""
+        """Features of images `(..., H, W, 3)` in [0, 1]."""
         taps = extract_taps(self.backbone, images)
-        return Features(image=images, taps=jax.tree.map(unit_normalize, taps))
+        taps = {tap: x.astype(jnp.float32) for tap, x in taps.items()}
+        return Features(image=images, taps=taps)
 
     def pool(self, reference: Features, distorted: Features) -> Pooled:
         """Pools the differences of two Features of the same shapes."""
-        squares, maps = self._differences(reference, distorted)
-        return self._pool(reference, distorted, squares, maps)
+        return self._differences(reference, distorted)[0]
 
     def _differences(
         self, reference: Features, distorted: Features
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """At each position: `{tap: (..., h, w, C)}` and `{map: (..., H, W)}`."""
-        return (
-            squared_differences(reference.taps, distorted.taps),
-            classical.quality_maps(reference.image, distorted.image),
+    ) -> tuple[Pooled, dict[str, jax.Array], dict[str, jax.Array]]:
+        """What differs: pooled, and where each deep and each classical input has maps,
+        `{input: (..., h, w, C)}` and `{input: (..., H, W)}`.
+        """
+        logits = self.attention(
+            unit_normalize(reference.taps[self.backbone.semantic[-1]])
         )
-
-    def _pool(
-        self,
-        reference: Features,
-        distorted: Features,
-        squares: Mapping[str, jax.Array],
-        maps: Mapping[str, jax.Array],
-    ) -> Pooled:
-        logits = self.attention(reference.taps[self.backbone.semantic[-1]])
-        pooled = {}
-        for tap, square in squares.items():
-            weights = attention_weights(logits, *square.shape[-3:-1])
-            pooled[tap] = jnp.sum(weights[..., None] * square, axis=(-3, -2))
-        return Pooled(
-            squares=pooled,
-            classical={name: attention_pool(maps[name], logits) for name in CLASSICAL},
-            signed=signed_changes(reference.image, distorted.image),
+        deep, deep_maps = {}, {}
+        for tap, x in reference.taps.items():
+            y = distorted.taps[tap]
+            weights = attention_weights(logits, *x.shape[-3:-1])
+            maps = {
+                "squares": squared_difference(x, y),
+                "structure": structure_difference(x, y, weights),
+            }
+            for statistic, differences in maps.items():
+                name = _input(tap, statistic)
+                deep_maps[name] = differences
+                deep[name] = jnp.sum(weights[..., None] * differences, axis=(-3, -2))
+            deep[_input(tap, "texture")] = texture_difference(x, y, weights)
+        images = reference.image, distorted.image
+        maps = classical.quality_maps(*images, names=CLASSICAL)
+        error = attention_pool(classical.squared_error(*images), logits)
+        pooled_maps = {name: attention_pool(m, logits) for name, m in maps.items()}
+        # A mean of logarithms cannot tell a few large errors from many small ones.
+        pooled_maps["psnr"] = classical.psnr_quality(error)
+        pooled = Pooled(
+            deep=deep,
+            classical=pooled_maps,
+            facts=facts(*images),
         )
+        return pooled, deep_maps, maps
 
     def judge(self, pooled: Pooled) -> jax.Array:
         """The score `(...)` of pairs that were pooled."""
@@ -170,37 +204,51 @@ class Spips(nn.Module):
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         """Compares two Features of the same shapes; maps that are not used are free."""
-        squares, quality = self._differences(reference, distorted)
-        pooled = self._pool(reference, distorted, squares, quality)
+        pooled, deep_maps, classical_maps = self._differences(reference, distorted)
         scores = self._scores(pooled)
-        maps = self._maps(squares, quality)
         height, width = reference.image.shape[-3:-1]
-        sized = {name: resize(d, height, width) for name, d in maps.items()}
-        gain = self.gain(pooled.signed)[..., None, None]
-        fused = self._judge(jnp.stack(list(sized.values()), axis=-1), gain)
+        maps = {
+            name: resize(map_, height, width)
+            for name, map_ in self._inputs_of(deep_maps, classical_maps).items()
+        }
+        # Texture has no map: it counts everywhere alike.
+        everywhere = {
+            name: jnp.broadcast_to(value[..., None, None], reference.image.shape[:-1])
+            for name, value in self._inputs_of(pooled.deep, pooled.classical).items()
+        }
+        local = {**everywhere, **maps}
+        gain = self.gain(pooled.facts)[..., None, None]
+        fused = self._judge(jnp.stack(list(local.values()), axis=-1), gain)
         return Comparison(
-            score=scores.pop("fused"), streams=scores, maps={**sized, **fused}
+            score=scores.pop("fused"), streams=scores, maps={**maps, **fused}
         )
 
-    def _maps(
-        self, squares: Mapping[str, jax.Array], classical: Mapping[str, jax.Array]
+    def _inputs_of(
+        self, deep: Mapping[str, jax.Array], classical: Mapping[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """The head's inputs in order, from what they are at each position or pooled."""
-        deep = {**self.perceptual(squares), **self.semantic(squares)}
-        # N of the paper: at the initial weights 1/C the greatest difference of
-        # rectified features is 2/C. So a map starts as 1 - cosine similarity.
-        maps = {tap: d * (squares[tap].shape[-1] / 2) for tap, d in deep.items()}
-        return {**maps, **{name: classical[name] for name in CLASSICAL}}
+        """Those of the head's inputs that are given, in order: at each position, or
+        pooled.
+        """
+        found = dict(classical)
+        for stream in self.streams:
+            if stream != "classical":
+                found |= getattr(self, stream)(deep)
+        for tap in self.backbone.taps:
+            if tap in found:
+                # N of the paper: at the initial weights 1/C the greatest difference of
+                # rectified features is 2/C. So a map starts as 1 - cosine similarity.
+                found[tap] = found[tap] * (deep[tap].shape[-1] / 2)
+        return {name: found[name] for name in self._inputs() if name in found}
 
     def _scores(self, pooled: Pooled) -> dict[str, jax.Array]:
-        inputs = self._maps(pooled.squares, pooled.classical)
+        inputs = self._inputs_of(pooled.deep, pooled.classical)
         stacked = jnp.stack(list(inputs.values()), axis=-1)
-        return self._judge(stacked, self.gain(pooled.signed))
+        return self._judge(stacked, self.gain(pooled.facts))
 
     def _judge(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
         """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""
         judged = {"fused": gain * self.head(inputs)}
-        for stream in STREAMS:
+        for stream in self.streams:
             chosen = np.array([of == stream for of in self._inputs().values()])
             chosen = chosen.reshape((1,) * (inputs.ndim - 1) + chosen.shape)
             judged[stream] = gain * self.head(jnp.where(chosen, inputs, 0.0))
@@ -209,3 +257,8 @@ class Spips(nn.Module):
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:
         """Compares images of one shape, in [0, 1]; what `init` runs."""
         return self.compare(self.extract(reference), self.extract(distorted))
+
+
+def _input(tap: str, statistic: str) -> str:
+    """The name of a head's input; the paper's own, the squares', is the tap's."""
+    return tap if statistic == "squares" else f"{tap}_{statistic}"

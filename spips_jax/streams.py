@@ -1,7 +1,10 @@
-"""The deep part of SPIPS: from a pair of activations to a map of their difference.
+"""The deep part of SPIPS: from a pair of activations to what differs between them.
 
 SPIPS (arXiv 2504.17234) compares two groups of a CNN's layers separately, an early
 *perceptual* and a late *semantic* stream; each is a `FeatureStream` over its own taps.
+Beside the paper's squared differences, which know where something differs, are two that
+know what the whole image has of a feature: its mean (texture) and its pattern
+(structure), after DISTS (Ding et al., arXiv 2004.07728, eq. 5 and 6).
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ NORM_EPSILON = 1e-5
 Norms of ImageNet activations are 0.1 to 100, so it moves no distance that counts.
 """
 
+MOMENT_EPSILON = 1e-6
+"""DISTS's c1 and c2: squared means and variances that count as none."""
+
 
 def unit_normalize(activations: jax.Array) -> jax.Array:
     """Divides `(..., C)` by its norm over channels, in float32: `x / |x|`."""
@@ -26,43 +32,85 @@ def unit_normalize(activations: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(squares + NORM_EPSILON**2)
 
 
-def squared_differences(
-    reference: Mapping[str, jax.Array], distorted: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """`(x_c(p) - y_c(p))^2` of every tap, `(..., h, w, C)`, as the streams weigh it."""
-    return {tap: jnp.square(x - distorted[tap]) for tap, x in reference.items()}
+def squared_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    """`(x_c(p) - y_c(p))^2` of a tap's unit-normalised channels, `(..., h, w, C)`."""
+    return jnp.square(unit_normalize(reference) - unit_normalize(distorted))
+
+
+def texture_difference(
+    reference: jax.Array, distorted: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """How far the means of a tap's channels are apart, `(..., C)` in [0, 1].
+
+      1 - (2 m_x m_y + c) / (m_x^2 + m_y^2 + c) = (m_x - m_y)^2 / (m_x^2 + m_y^2 + c)
+
+    DISTS (Ding et al., arXiv 2004.07728, eq. 5), written so that it is 0 exactly where
+    the means agree. It forgives a texture that is another realisation of the same.
+
+    Args:
+      reference: activations `(..., h, w, C)`, not negative.
+      distorted: of the same shape.
+      weights: of the positions, `(..., h, w)`, which sum to 1.
+    """
+    x, y = (_means(tap, weights)[..., 0, 0, :] for tap in (reference, distorted))
+    return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
+
+
+def structure_difference(
+    reference: jax.Array, distorted: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """How far the patterns of a tap's channels are apart, `(..., h, w, C)`.
+
+      1/2 ((x - m_x) - (y - m_y))^2 / (v_x + v_y + c)
+
+    Its mean over positions is `1/2 (1 - s)`, in [0, 1], of DISTS's structure term
+    `s = (2 cov + c) / (v_x + v_y + c)` (Ding et al., arXiv 2004.07728, eq. 6): the
+    positions share the image's variances.
+
+    Args: as of `texture_difference`.
+    """
+    x, y = (tap - _means(tap, weights) for tap in (reference, distorted))
+    variances = _means(jnp.square(x), weights) + _means(jnp.square(y), weights)
+    return 0.5 * jnp.square(x - y) / (variances + MOMENT_EPSILON)
+
+
+def _means(tap: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.sum(weights[..., None] * tap, axis=(-3, -2), keepdims=True)
 
 
 class FeatureStream(nn.Module):
-    """Weighs squared differences of a group of taps, one weight per channel, `w >= 0`.
+    """Weighs differences of a group of taps, one weight per channel, `w >= 0`.
 
-      D = sum_c w_c (x_c - y_c)^2
+      D = sum_c w_c d_c,  as  d_c = (x_c - y_c)^2
 
     The weights start at 1/C, which makes it the paper's mean squared error; with
     LPIPS's published ones (Zhang et al., arXiv 1801.03924, eq. 1) it is LPIPS. Negative
     weights count as 0. D of rectified features never exceeds 2 max(w).
 
     Attributes:
-      taps: names of the activations that belong to the stream.
+      taps: names of the differences that belong to the stream.
     """
 
     taps: Sequence[str]
 
     @nn.compact
-    def __call__(self, squares: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `{tap: (...)}` for `squares` `(..., C)`: at each position, as a map,
-        or of their mean over positions, which is the map's mean.
+    def __call__(self, differences: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `{tap: (...)}` for `differences` `(..., C)`: at each position, as a
+        map, or of their mean over positions, which is the map's mean. A tap that
+        `differences` leaves out is left out.
         """
-        differences = {}
+        weighed = {}
         for tap in self.taps:
-            channels = squares[tap].shape[-1]
+            if tap not in differences:
+                continue
+            channels = differences[tap].shape[-1]
             initial = nn.initializers.constant(1.0 / channels)
             weight = self.param(tap, initial, (channels,), jnp.float32)
             # A product with a vector: on CPUs XLA's sum over the last axis takes half
             # as long again, and the broadcast weight keeps it from fusing.
-            differences[tap] = jnp.matmul(
-                squares[tap],
+            weighed[tap] = jnp.matmul(
+                differences[tap],
                 jnp.maximum(weight, 0.0),
                 precision=jax.lax.Precision.HIGHEST,
             )
-        return differences
+        return weighed

@@ -11,8 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spips_jax.head import Attention, Gain, MonotoneHead, attention_pool, resize
-from spips_jax.streams import FeatureStream, squared_differences, unit_normalize
+from spips_jax.head import (
+    Attention,
+    FreeHead,
+    Gain,
+    MonotoneHead,
+    attention_pool,
+    resize,
+)
+from spips_jax.streams import (
+    FeatureStream,
+    squared_difference,
+    structure_difference,
+    texture_difference,
+    unit_normalize,
+)
 
 
 def features(seed: int, *shape: int) -> np.ndarray:
@@ -25,13 +38,69 @@ def test_a_stream_map_follows_its_equation():
     weight = np.random.default_rng(2).random(7).astype(np.float32)
     stream = FeatureStream(taps=("relu1",))
     params = {"params": {"relu1": weight}}
-    taps = [{"relu1": unit_normalize(image)} for image in (x, y)]
-    actual = stream.apply(params, squared_differences(*taps))["relu1"]
+    squares = squared_difference(jnp.asarray(x), jnp.asarray(y))
+    actual = stream.apply(params, {"relu1": squares})["relu1"]
     x, y = x.astype(np.float64), y.astype(np.float64)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     y /= np.linalg.norm(y, axis=-1, keepdims=True)
     expected = np.einsum("c,nhwc->nhw", weight, (x - y) ** 2)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
+
+
+def moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each channel: both means, both variances, the covariance; in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x.mean((0, 1)), y.mean((0, 1))
+    covariance = ((x - mean_x) * (y - mean_y)).mean((0, 1))
+    return mean_x, mean_y, x.var((0, 1)), y.var((0, 1)), covariance
+
+
+def test_texture_is_what_dists_luminance_lacks_of_one():
+    x, y = features(0, 9, 7, 6), features(1, 9, 7, 6)
+    mean_x, mean_y, *_ = moments(x, y)
+    c = 1e-6
+    similarity = (2 * mean_x * mean_y + c) / (mean_x**2 + mean_y**2 + c)
+    weights = jnp.full((9, 7), 1 / 63)
+    actual = texture_difference(jnp.asarray(x), jnp.asarray(y), weights)
+    # 1 - similarity is float64 here and of differences there: float32 of the means.
+    np.testing.assert_allclose(actual, 1 - similarity, rtol=1e-4, atol=1e-7)
+
+
+def test_structure_is_half_of_what_dists_structure_lacks_of_one():
+    x, y = features(0, 9, 7, 6), features(1, 9, 7, 6)
+    *_, var_x, var_y, covariance = moments(x, y)
+    c = 1e-6
+    similarity = (2 * covariance + c) / (var_x + var_y + c)
+    weights = jnp.full((9, 7), 1 / 63)
+    local = structure_difference(jnp.asarray(x), jnp.asarray(y), weights)
+    actual = local.mean((0, 1))
+    np.testing.assert_allclose(actual, (1 - similarity) / 2, rtol=1e-5)  # float32 sums
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    images=hnp.arrays(np.float32, (2, 4, 3, 2), elements=st.floats(0, 100, width=32))
+)
+def test_texture_and_structure_are_in_the_unit_interval(images):
+    x, y = jnp.asarray(images)
+    weights = jnp.full((4, 3), 1 / 12)
+    for difference in (
+        texture_difference(x, y, weights),
+        structure_difference(x, y, weights).mean((0, 1)),
+    ):
+        assert (difference >= 0).all()
+        assert (difference <= 1 + 1e-5).all()  # float32 sums
+    np.testing.assert_array_equal(texture_difference(x, x, weights), 0)
+    np.testing.assert_array_equal(structure_difference(x, x, weights), 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gradients_of_flat_features_are_finite(value):
+    flat, weights = jnp.full((4, 3, 2), value), jnp.full((4, 3), 1 / 12)
+    for difference in (texture_difference, structure_difference):
+        total = lambda *args, of=difference: of(*args).sum()  # noqa: E731
+        gradients = jax.grad(total, argnums=(0, 1))(flat, 1.01 * flat, weights)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_an_untrained_stream_is_the_mean_squared_error():
@@ -144,6 +213,21 @@ def test_any_head_is_monotone_and_zero_at_zero(seed, inputs, more):
     assert high >= low * (1 - 1e-5) - 1e-6  # float32's rounding of equal values
 
 
+def test_the_free_head_follows_its_equation():
+    rng = np.random.default_rng(0)
+    head = FreeHead(initial=(0.2,) * 5, width=8)
+    params = head.init(jax.random.key(0), jnp.zeros(5))["params"]
+    p = {k: np.asarray(v) + rng.normal(size=v.shape) for k, v in params.items()}
+    inputs = rng.random((6, 5))
+    hidden = np.tanh(inputs @ p["kernel"] + p["bias"]) - np.tanh(p["bias"])
+    expected = np.abs(inputs @ p["linear"] + hidden @ p["output"])
+    variables = {"params": {k: v.astype(np.float32) for k, v in p.items()}}
+    actual = head.apply(variables, jnp.asarray(inputs, jnp.float32))
+    # float32, of terms that cancel.
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert head.apply(variables, jnp.zeros(5)) == 0
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_heads_gradient_is_finite(value):
     head, variables = head_of(0)
@@ -159,26 +243,26 @@ def gain_of(seed: int) -> dict:
 
 
 def test_the_untrained_gain_is_one():
-    signed = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    gain, _ = Gain().init_with_output(jax.random.key(0), signed)
+    facts = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    gain, _ = Gain().init_with_output(jax.random.key(0), facts)
     np.testing.assert_array_equal(gain, 1)
 
 
 def test_the_gain_follows_its_equation():
     variables = gain_of(1)
     p = {k: np.asarray(v, np.float64) for k, v in variables["params"].items()}
-    signed = np.random.default_rng(2).normal(size=(6, 4))
-    hidden = np.tanh(signed @ p["kernel"] + p["bias"])
-    expected = np.exp(np.tanh(hidden @ p["output"]))
-    actual = Gain(width=8).apply(variables, jnp.asarray(signed, jnp.float32))
+    facts = np.random.default_rng(2).normal(size=(6, 4))
+    hidden = np.tanh(facts @ p["kernel"] + p["bias"])
+    expected = np.exp(np.tanh(2 * hidden @ p["output"]) / 2)
+    actual = Gain(width=8).apply(variables, jnp.asarray(facts, jnp.float32))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 50),
-    signed=hnp.arrays(np.float32, 4, elements=st.floats(-100, 100, width=32)),
+    facts=hnp.arrays(np.float32, 4, elements=st.floats(-100, 100, width=32)),
 )
-def test_any_gain_is_a_factor_between_1_over_e_and_e(seed, signed):
-    gain = Gain(width=8).apply(gain_of(seed), jnp.asarray(signed))
-    assert np.exp(-1) * (1 - 1e-6) <= gain <= np.e * (1 + 1e-6)  # float32
+def test_any_gain_is_a_factor_that_is_bounded(seed, facts):
+    gain = Gain(width=8).apply(gain_of(seed), jnp.asarray(facts))
+    assert np.exp(-0.5) * (1 - 1e-6) <= gain <= np.exp(0.5) * (1 + 1e-6)  # float32

@@ -30,7 +30,7 @@ from spips_jax.training.step import POOLED
 _RECORDS = "pooled.array_record"
 _CARD = "card.json"
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the network makes something else of the same images."""
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -105,7 +105,7 @@ class Network:
 
     def pack(self, pooled: Pooled) -> jax.Array:
         """A `Pooled` of any leading dimensions as one vector, `(..., size)`."""
-        batch = pooled.signed.shape[:-1]
+        batch = pooled.facts.shape[:-1]
         leaves = jax.tree.leaves(pooled)
         return jnp.concatenate([x.reshape(*batch, -1) for x in leaves], axis=-1)
 
