@@ -32,10 +32,11 @@ VERSION = "1"
 
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 NETWORKS = (
-    *backbones.BACKBONES,
+    *(network for network in backbones.BACKBONES if network != "lite"),
     *(f"lpips-{network}" for network in LPIPS_NETWORKS),
     "dists",
 )
+"""Networks that others publish, which `weights_convert` converts: all but "lite"."""
 
 
 class WeightsError(ValueError):
@@ -51,7 +52,7 @@ def expected_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Returns the name and shape of every tensor in a file of `network`.
 
     Raises:
-      WeightsError: `network` is not one of `NETWORKS`.
+      WeightsError: `network` is neither a backbone nor one of `NETWORKS`.
     """
     if network in backbones.BACKBONES:
         return _flat_shapes(_backbone_shapes(network)[1]["params"])
@@ -214,12 +215,16 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def command_for(network: str, *, given: bool = False) -> str:
-    """Returns the command that puts the weights of `network` where `load` looks.
+    """Returns the command that makes the weights of `network`.
+
+    It puts them where `load` looks, but for "lite", which is trained.
 
     Args:
-      network: one of `NETWORKS`.
+      network: a backbone or one of `NETWORKS`.
       given: whether to convert a file that the user has, rather than download.
     """
+    if network not in NETWORKS:
+        return f"python train.py --config=configs/{network}_backbone.py --workdir=DIR"
     source = " --source FILE" if given or network not in backbones.BACKBONES else ""
     return f"python -m weights_convert {network}{source}"
 
