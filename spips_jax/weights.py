@@ -30,6 +30,9 @@ from spips_jax.images import MIN_SIZE
 FORMAT = "spips-jax"
 VERSION = "1"
 
+BACKBONE = "backbone"
+"""Where a SPIPS network's parameters have those of its backbone."""
+
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 NETWORKS = (
     *(network for network in backbones.BACKBONES if network != "lite"),
@@ -132,6 +135,8 @@ def write_tensors(
 def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any]:
     """Reads the weights of `network` as a nested dict of float32 NumPy arrays.
 
+    The file of a trained SPIPS will do for a backbone, if it has that in it.
+
     Raises:
       WeightsError: no such file, not a safetensors file of ours, of another network,
         or a tensor is missing, extra, misshapen or not finite.
@@ -141,7 +146,15 @@ def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any
         path, remedy=remedy, again=f"make one with `{command_for(network, given=True)}`"
     )
     found = metadata.get("network")
-    if found != network:
+    if found == f"spips-{network}":
+        flat = {
+            name.removeprefix(f"{BACKBONE}."): tensor
+            for name, tensor in flat.items()
+            if name.startswith(f"{BACKBONE}.")
+        }
+        if not flat:
+            raise WeightsError(f"{path}: has no backbone in it, {network}; {remedy}")
+    elif found != network:
         holds = f"holds {found}" if found else "was not written by weights_convert"
         raise WeightsError(f"{path}: {holds}, wanted {network}; {remedy}")
     check_shapes(Path(path), flat, shapes=expected_shapes(network), network=network)
