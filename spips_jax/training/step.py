@@ -109,10 +109,10 @@ class Network:
     ) -> dict[str, jax.Array]:
         """`distill.errors` of a batch of pairs; `beside` has teacher and adapters."""
         images = to_unit_range(jnp.stack([batch["reference"], batch["distorted"]]))
-        student = self.module.apply({"params": params}, images, method="extract").taps
+        extract: Any = partial(self.module.apply, {"params": params}, method="extract")
         teach = partial(self.teacher.apply, {"params": beside[distill.TEACHER]})
         teacher = jax.tree.map(unit_normalize, extract_taps(teach, images))
-        return distill.errors(student, teacher, beside[distill.ADAPTER])
+        return distill.errors(extract(images).taps, teacher, beside[distill.ADAPTER])
 
     @property
     def size(self) -> int:

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
 import spips_jax
-from spips_jax import backbones, model_file, training, weights
+from spips_jax import backbones, metric, model_file, parallel, training, weights
 from spips_jax.spips import Spips
 from spips_jax.training import distill, setup, state, step
 
@@ -59,43 +60,66 @@ def test_a_teacher_has_nothing_to_learn_of_itself() -> None:
         np.testing.assert_array_equal(error, np.zeros(3), err_msg=name)
 
 
-@pytest.mark.parametrize("name", distill.LOSSES)
-def test_gradients_reach_every_layer_of_the_backbone_alone(
-    random_params: Callable[..., dict], name: str
+def test_a_step_on_two_devices_follows_gradients_that_reach_every_layer(
+    random_params: Callable[..., dict],
 ) -> None:
     network = step.network_of(
         Spips(backbone=backbones.build("lite")), teacher=backbones.build("alexnet")
     )
     rng = np.random.default_rng(0)
-    batch = {
-        image: rng.integers(0, 256, (2, 70, 70, 3), dtype=np.uint8)
-        for image in ("reference", "distorted")
+    images = {
+        name: rng.integers(0, 256, (2, 70, 70, 3), dtype=np.uint8)
+        for name in ("reference", "distorted")
     }
-    channels = {"relu1": 64, "relu2": 192, "relu3": 256, "relu4": 192, "relu5": 192}
-    teachers = {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}
+    batch = {**images, "level": np.array([1.0, 2.0], np.float32)}
+    student = {"relu1": 64, "relu2": 192, "relu3": 256, "relu4": 192, "relu5": 192}
+    teacher = {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}
     adapters = {
-        tap: rng.normal(size=(channels[tap], teachers[tap])).astype(np.float32)
-        for tap in TAPS
+        tap: rng.normal(size=(count, teacher[tap])).astype(np.float32) / 8
+        for tap, count in student.items()
     }
-    objective = step.Objective(kind="ranks", opinion="level", weights=((name, 1.0),))
+    frozen = state.flatten({distill.TEACHER: random_params("alexnet")})
+    trained = state.flatten(
+        {"backbone": random_params("lite"), distill.ADAPTER: adapters}
+    )
 
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        beside = {
-            distill.TEACHER: random_params("alexnet"),
-            distill.ADAPTER: params["adapters"],
+    def losses(trained: state.Params) -> dict[str, jax.Array]:
+        tree = state.unflatten(frozen, trained)
+        errors = network.distill({"backbone": tree["backbone"]}, images, tree)
+        return {
+            name: sum(jnp.mean(errors[f"{name}/{tap}"]) for tap in student)
+            for name in distill.LOSSES
         }
-        errors = network.distill({"backbone": params["backbone"]}, batch, beside)
-        columns = {"level": jnp.ones(2)}
-        terms = step.loss_terms(jnp.zeros((2, 1)), columns, objective, errors=errors)
-        return terms[name]
 
-    found = gradient({"backbone": random_params("lite"), "adapters": adapters})
-    for path, value in state.flatten(found).items():
-        # Differences are those of the network's own features, before any A.
-        reached = name == "features" or not path.startswith("adapters/")
-        assert bool(jnp.any(value != 0)) == reached, path
+    found = jax.jit(jax.jacrev(losses))(trained)
+    for name, gradients in found.items():
+        for path, gradient in gradients.items():
+            # Differences are those of the network's own features, before any A.
+            reached = name == "features" or not path.startswith(distill.ADAPTER)
+            assert bool(jnp.any(gradient != 0)) == reached, path
+
+    # The rest of the network, which a step would judge with, if it had to.
+    rest = metric.untrained(network.module)
+    frozen |= state.flatten(rest)
+    tx = optax.sgd(1.0)
+    objective = step.Objective(
+        kind="ranks", opinion="level", weights=tuple(LEARNING.items())
+    )
+    mapped = parallel.mapped(
+        lambda s, f, b: step.train_step(
+            s, f, b, network=network, objective=objective, tx=tx, decay=0.0
+        )
+    )
+    before = state.create(trained, tx, key=jax.random.key(0), average=False)
+    assert jax.local_device_count() > 1
+    after, _ = mapped(
+        parallel.replicate(before), parallel.replicate(frozen), parallel.split(batch)
+    )
+    for path, value in after.params.items():
+        gradient = sum(weight * found[name][path] for name, weight in LEARNING.items())
+        # Float32 sums in another order, relative to the largest.
+        difference = np.abs(trained[path] - gradient - value).max()
+        assert difference < 1e-4 * max(np.abs(gradient).max(), 1), path
 
 
 @pytest.fixture
