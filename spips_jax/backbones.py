@@ -5,7 +5,8 @@ activations `(N, h, w, C)` after their ReLU, and computes nothing past its deepe
 Its taps come in two groups, from shallow to deep: `perceptual` (low-level) and
 `semantic` (high-level); SPIPS, arXiv 2504.17234, splits a CNN so, the place of the cut
 is our choice. Parameters carry torchvision's layers under the literature's names
-(`conv1_1/kernel`, ...); `weights_convert` fills them.
+(`conv1_1/kernel`, ...); `weights_convert` fills them. `Lite` is nobody else's: it is
+trained here, on what AlexNet makes of images (`spips_jax.training.distill`).
 
 float32 runs at `Precision.HIGHEST` whatever the global setting, because TF32 moves
 distances by half a per cent; `dtype=jnp.bfloat16` is there to be asked for.
@@ -128,6 +129,36 @@ class AlexNet(nn.Module):
         return {tap: taps[tap] for tap in self.taps}
 
 
+class Lite(nn.Module):
+    """A compact network whose activations have the sizes of AlexNet's, tap by tap.
+
+    So it can learn from AlexNet at every position. Its kernels are fewer and, past the
+    first layer, all 3x3: 1.46 million parameters where AlexNet's convolutions have 2.47
+    million.
+    """
+
+    perceptual: Sequence[str] = ("relu1", "relu2")
+    semantic: Sequence[str] = ("relu3", "relu4", "relu5")
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return (*self.perceptual, *self.semantic)
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> Taps:
+        conv = partial(convolution, dtype=self.dtype)
+        relu1 = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(images))
+        x = nn.relu(conv(96, 3, padding=1, name="conv2_1")(max_pool_3x3(relu1)))
+        relu2 = nn.relu(conv(192, 3, padding=1, name="conv2_2")(x))
+        relu3 = nn.relu(conv(256, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
+        relu4 = nn.relu(conv(192, 3, padding=1, name="conv4")(relu3))
+        relu5 = nn.relu(conv(192, 3, padding=1, name="conv5")(relu4))
+        names = ("relu1", "relu2", "relu3", "relu4", "relu5")
+        taps = dict(zip(names, (relu1, relu2, relu3, relu4, relu5), strict=True))
+        return {tap: taps[tap] for tap in self.taps}
+
+
 class Fire(nn.Module):
     """SqueezeNet's module: squeeze to `squeeze` channels, expand to `2 * expand`."""
 
@@ -174,6 +205,7 @@ class SqueezeNet(nn.Module):
 
 
 BACKBONES: dict[str, Callable[..., Any]] = {
+    "lite": Lite,
     "vgg16": partial(
         Vgg,
         depths=(2, 2, 3, 3, 3),
@@ -195,7 +227,7 @@ def build(name: str, **options: Any) -> Any:
     """Returns the backbone `name`, one of `BACKBONES`.
 
     Args:
-      name: "vgg16", "vgg19", "alexnet" or "squeezenet".
+      name: "lite", "vgg16", "vgg19", "alexnet" or "squeezenet".
       **options: attributes of the module, such as `dtype=jnp.bfloat16`.
     """
     if name not in BACKBONES:

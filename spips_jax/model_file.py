@@ -3,8 +3,9 @@
 A file is safetensors, as the weight files are, with the parameters of the streams, the
 attention, the head and the gain. The backbone's are in it only where they were trained
 too; otherwise the header has their digest, and loading the model checks that the
-backbone at hand is the one it was trained on. A calibration, which is fitted after
-training, is in the header, too.
+backbone at hand is the one it was trained on. Those of "lite" are stored as float16,
+half as large; arithmetic stays float32. A calibration, which is fitted after training,
+is in the header, too.
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from spips_jax import backbones, weights
 from spips_jax.calibration import Calibration
 from spips_jax.images import MIN_SIZE
 from spips_jax.spips import Spips
-from spips_jax.weights import WeightsError
-
-BACKBONE = "backbone"
-"""Where a network's parameters have those of its backbone."""
+from spips_jax.weights import BACKBONE, WeightsError
 
 _AGAIN = "write it anew with `python train.py export --workdir DIR --output FILE`"
 
@@ -56,17 +55,18 @@ def write_model(
     Raises:
       WeightsError: a parameter is missing, extra or misshapen.
     """
-    kept = dict(params) if whole else {k: v for k, v in params.items() if k != BACKBONE}
-    model = f"spips-{network}"
+    flat = _stored(traverse_util.flatten_dict(dict(params), sep="."), network=network)
+    stored = traverse_util.unflatten_dict(flat, sep=".")
+    backbone = stored[BACKBONE] if whole else stored.pop(BACKBONE)
     weights.write_tensors(
         path,
-        kept,
+        stored,
         shapes=_shapes(network, width=width, whole=whole),
-        network=model,
+        network=f"spips-{network}",
         metadata={
             "name": name,
             "backbone": network,
-            "backbone_sha256": weights.digest(params[BACKBONE]),
+            "backbone_sha256": weights.digest(backbone),
             "width": str(width),
             "card": json.dumps(card),
         },
@@ -84,7 +84,7 @@ def write_calibration(path: str | os.PathLike[str], calibration: Calibration) ->
     flat, metadata = _read(path)
     weights.write_tensors(
         path,
-        flat,
+        _stored(flat, network=metadata["backbone"]),
         shapes={name: tensor.shape for name, tensor in flat.items()},
         network=metadata["network"],
         metadata={**metadata, "calibration": json.dumps(calibration.to_dict())},
@@ -182,6 +182,16 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]
             f" {', '.join(backbones.BACKBONES)}: install a newer spips-jax"
         )
     return flat, metadata
+
+
+def _stored(flat: Mapping[str, Any], *, network: str) -> dict[str, Any]:
+    """A model's parameters by name in the types in which its file has them."""
+    if network != "lite":
+        return dict(flat)
+    return {
+        name: np.asarray(x, np.float16) if name.startswith(f"{BACKBONE}.") else x
+        for name, x in flat.items()
+    }
 
 
 def _shapes(network: str, *, width: int, whole: bool) -> dict[str, tuple[int, ...]]:

@@ -30,12 +30,16 @@ from spips_jax.images import MIN_SIZE
 FORMAT = "spips-jax"
 VERSION = "1"
 
+BACKBONE = "backbone"
+"""Where a SPIPS network's parameters have those of its backbone."""
+
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 NETWORKS = (
-    *backbones.BACKBONES,
+    *(network for network in backbones.BACKBONES if network != "lite"),
     *(f"lpips-{network}" for network in LPIPS_NETWORKS),
     "dists",
 )
+"""Networks that others publish, which `weights_convert` converts: all but "lite"."""
 
 
 class WeightsError(ValueError):
@@ -51,7 +55,7 @@ def expected_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Returns the name and shape of every tensor in a file of `network`.
 
     Raises:
-      WeightsError: `network` is not one of `NETWORKS`.
+      WeightsError: `network` is neither a backbone nor one of `NETWORKS`.
     """
     if network in backbones.BACKBONES:
         return _flat_shapes(_backbone_shapes(network)[1]["params"])
@@ -131,6 +135,8 @@ def write_tensors(
 def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any]:
     """Reads the weights of `network` as a nested dict of float32 NumPy arrays.
 
+    The file of a trained SPIPS will do for a backbone, if it has that in it.
+
     Raises:
       WeightsError: no such file, not a safetensors file of ours, of another network,
         or a tensor is missing, extra, misshapen or not finite.
@@ -140,7 +146,15 @@ def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any
         path, remedy=remedy, again=f"make one with `{command_for(network, given=True)}`"
     )
     found = metadata.get("network")
-    if found != network:
+    if found == f"spips-{network}":
+        flat = {
+            name.removeprefix(f"{BACKBONE}."): tensor
+            for name, tensor in flat.items()
+            if name.startswith(f"{BACKBONE}.")
+        }
+        if not flat:
+            raise WeightsError(f"{path}: has no backbone in it, {network}; {remedy}")
+    elif found != network:
         holds = f"holds {found}" if found else "was not written by weights_convert"
         raise WeightsError(f"{path}: {holds}, wanted {network}; {remedy}")
     check_shapes(Path(path), flat, shapes=expected_shapes(network), network=network)
@@ -214,12 +228,16 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def command_for(network: str, *, given: bool = False) -> str:
-    """Returns the command that puts the weights of `network` where `load` looks.
+    """Returns the command that makes the weights of `network`.
+
+    It puts them where `load` looks, but for "lite", which is trained.
 
     Args:
-      network: one of `NETWORKS`.
+      network: a backbone or one of `NETWORKS`.
       given: whether to convert a file that the user has, rather than download.
     """
+    if network not in NETWORKS:
+        return f"python train.py --config=configs/{network}_backbone.py --workdir=DIR"
     source = " --source FILE" if given or network not in backbones.BACKBONES else ""
     return f"python -m weights_convert {network}{source}"
 

@@ -32,7 +32,11 @@ def torch_tensors(network: str, params: dict) -> dict[str, np.ndarray]:
     return tensors
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 37, 50), (1, 32, 33)])
+SHAPES = [(1, 64, 64), (3, 37, 50), (1, 32, 33)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("network", networks.BACKBONES)
 def test_taps_equal_pytorchs(network, shape, random_params):
     pytest.importorskip("torch", reason="PyTorch is what backbones are compared with")
     params = random_params(network)
@@ -42,6 +46,40 @@ def test_taps_equal_pytorchs(network, shape, random_params):
     expected = torch_twin.activations(network, torch_tensors(network, params), x)
     for tap, value in actual.items():
         assert relative_difference(value, expected[tap]) < TOLERANCE, tap
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lite_is_what_its_docstring_says(shape, random_params):
+    """Once more in PyTorch, and of AlexNet's sizes at every tap."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the peer here")
+    params = random_params("lite")
+    x = np.random.default_rng(1).normal(size=(*shape, 3)).astype(np.float32)
+    actual = jax.jit(backbones.build("lite").apply)({"params": params}, x)
+
+    def convolve(x, name, **options):
+        kernel = torch.from_numpy(params[name]["kernel"].transpose(3, 2, 0, 1).copy())
+        bias = torch.from_numpy(params[name]["bias"])
+        convolved = torch.nn.functional.conv2d(x, kernel, bias, **options)
+        return torch.nn.functional.relu(convolved)
+
+    pool = torch.nn.MaxPool2d(3, 2)
+    y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    expected = {}
+    expected["relu1"] = y = convolve(y, "conv1", stride=4, padding=2)
+    y = convolve(pool(y), "conv2_1", padding=1)
+    expected["relu2"] = y = convolve(y, "conv2_2", padding=1)
+    expected["relu3"] = y = convolve(pool(y), "conv3", padding=1)
+    expected["relu4"] = y = convolve(y, "conv4", padding=1)
+    expected["relu5"] = convolve(y, "conv5", padding=1)
+    for tap, value in actual.items():
+        wanted = expected[tap].permute(0, 2, 3, 1).numpy()
+        assert relative_difference(value, wanted) < TOLERANCE, tap
+
+    alexnet = backbones.build("alexnet")
+    teacher = jax.eval_shape(alexnet.init_with_output, jax.random.key(0), x)[0]
+    assert {tap: value.shape[:3] for tap, value in actual.items()} == {
+        tap: value.shape[:3] for tap, value in teacher.items()
+    }
 
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 98)])
@@ -90,6 +128,7 @@ def test_taps_are_named_and_ordered_as_documented(network):
     assert set(taps) == set(module.taps)
     assert module.taps == (*module.perceptual, *module.semantic)
     documented = {
+        "lite": "relu1 relu2 | relu3 relu4 relu5",
         "vgg16": "relu1_2 relu2_2 relu3_3 | relu4_3 relu5_3",
         "vgg19": "relu1_2 relu2_2 relu3_4 | relu4_4 relu5_4",
         "alexnet": "relu1 relu2 | relu3 relu4 relu5",
@@ -115,7 +154,7 @@ def test_a_tap_that_does_not_exist_is_an_error():
 
 
 def test_an_unknown_backbone_is_an_error():
-    with pytest.raises(ValueError, match=r"'resnet' is not one of vgg16, vgg19"):
+    with pytest.raises(ValueError, match=r"'resnet' is not one of lite, vgg16"):
         backbones.build("resnet")
 
 
@@ -154,8 +193,9 @@ def test_max_pool_2x2_drops_an_odd_edge(size):
     np.testing.assert_array_equal(backbones.max_pool_2x2(jnp.asarray(x)), expected)
 
 
-def test_shapes_of_weight_files_are_torchvisions(network):
+def test_sizes_of_weight_files_are_torchvisions_and_lites(network):
     totals = {
+        "lite": 1_461_920,
         "vgg16": 14_714_688,
         "vgg19": 20_024_384,
         "alexnet": 2_469_696,

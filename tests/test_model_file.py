@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import spips_jax
-from spips_jax import Calibration, Metric, WeightsError, model_file, weights
+from spips_jax import Calibration, Metric, WeightsError, metric, model_file, weights
 from spips_jax.cli import main
 
 
@@ -61,6 +61,49 @@ def test_a_model_comes_back_as_it_was(trained, pair, tmp_path, random_weights, w
     backbone_digest = weights.digest(trained.variables["params"]["backbone"])
     assert card == {"step": 7, "name": "mine", "backbone_sha256": backbone_digest}
     assert (path.stat().st_size > 9_000_000) == whole
+
+
+def test_lites_backbone_is_stored_as_float16(random_metric, pair, tmp_path):
+    """Rounded once: what is read, written again and calibrated stays as it is."""
+    path = tmp_path / "lite.safetensors"
+    params = jax.device_get(random_metric("lite").variables["params"])
+
+    def write_lite(path, params):
+        model_file.write_model(
+            path, params, name="mine", network="lite", width=32, whole=True, card={}
+        )
+        return spips_jax.load(path)
+
+    loaded = write_lite(path, params)
+    assert path.stat().st_size < 4_000_000
+    read = loaded.variables["params"]
+    for part, tree in params.items():
+        kind = np.float16 if part == "backbone" else np.float32
+        rounded = jax.tree.map(lambda x, kind=kind: np.float32(kind(x)), tree)
+        jax.tree.map(np.testing.assert_array_equal, read[part], rounded)
+    assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype(np.float32)}
+    digest = model_file.read_card(path)["backbone_sha256"]
+    assert digest == weights.digest(read["backbone"])
+
+    again = write_lite(tmp_path / "again.safetensors", jax.device_get(read))
+    jax.tree.map(np.testing.assert_array_equal, again.variables, loaded.variables)
+    before = safetensors.numpy.load_file(path)
+    model_file.write_calibration(path, CALIBRATION)
+    for name, tensor in safetensors.numpy.load_file(path).items():
+        assert tensor.dtype == before[name].dtype, name
+        np.testing.assert_array_equal(tensor, before[name])
+
+
+def test_a_models_file_will_do_for_its_backbone(trained, tmp_path):
+    whole = write(tmp_path / "whole.safetensors", trained, whole=True)
+    expected = trained.variables["params"]["backbone"]
+    found = metric.read_network("alexnet", whole)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with pytest.raises(WeightsError, match="holds spips-alexnet, wanted lite"):
+        metric.read_network("lite", whole)
+    without = write(tmp_path / "without.safetensors", trained)
+    with pytest.raises(WeightsError, match=r"without\S+: has no backbone in it"):
+        metric.read_network("alexnet", without)
 
 
 def test_the_digest_is_of_names_shapes_and_values():

@@ -19,7 +19,7 @@ from spips_jax import backbones
 from spips_jax.weights import NETWORKS, WeightsError, expected_shapes
 from weights_convert import reader
 
-BACKBONES = tuple(backbones.BACKBONES)
+BACKBONES = tuple(network for network in NETWORKS if network in backbones.BACKBONES)
 HEADS = tuple(network for network in NETWORKS if network not in BACKBONES)
 
 _CLASSIFIER_LAYERS = {

@@ -24,6 +24,8 @@ examples:
   python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
   python -m spips_jax.data prepare pair_list --csv scores.csv --name mine
   python -m spips_jax.data prepare synthetic --photographs photos/ --name photos
+  python -m spips_jax.data prepare synthetic --photographs photos/ --name tiles \
+      --size 256 --tiles --sample 2
   python -m spips_jax.data show tid2013 --output tid2013.png
 """
 
@@ -95,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, help="synthetic: side of the square cut from each"
     )
     building.add_argument(
+        "--tiles",
+        action="store_true",
+        help="synthetic: cut each into all the whole squares of --size",
+    )
+    building.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="synthetic: N distortions for each photograph or tile, drawn (default:"
+        " all)",
+    )
+    building.add_argument(
         "--kinds", nargs="+", metavar="KIND", help="synthetic: only these distortions"
     )
     building.set_defaults(run=_prepare)
@@ -164,7 +178,9 @@ def _prepare(args: argparse.Namespace) -> int:
             "config": args.name or "scenes",
             "photographs": args.photographs,
             "size": args.size,
+            "tiles": args.tiles,
             "kinds": args.kinds or (),
+            "sample": args.sample,
         }
     folder = prepare(
         args.set,

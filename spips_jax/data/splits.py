@@ -6,6 +6,9 @@ Folds here are made of references, by a rule that anyone can repeat with `sha256
   the references of a set are sorted by the SHA-256 of `"{seed}/{reference_id}"` (UTF-8,
   seed 2504), and the reference at position p belongs to fold `p mod k + 1`.
 
+Tiles of a photograph, `"name#row-column"`, are references of their own that would
+remember each other: they stand in these folds together, by the photograph's name.
+
 Folds are made of all the references of a split, before any are excluded, so that
 excluding some never moves the others.
 """
@@ -19,6 +22,7 @@ from collections.abc import Iterable, Mapping
 FOLD_SEED = 2504
 
 _FOLD = re.compile(r"(\d+)/(\d+)")
+_TILE = re.compile(r"#\d+-\d+\Z")
 
 
 def parse_fold(text: str) -> tuple[int, int]:
@@ -47,15 +51,19 @@ def parse_names(text: str) -> list[str]:
 def assign_folds(references: Iterable[str], folds: int) -> dict[str, int]:
     """Returns the fold, 1 to `folds`, of every reference; sizes differ by one at most.
 
+    Tiles of a photograph are in one fold, and count as one.
+
     Raises:
       ValueError: fewer references than folds.
     """
-    unique = sorted(set(references), key=_order)
+    photographs = {name: _TILE.sub("", name) for name in references}
+    unique = sorted(set(photographs.values()), key=_order)
     if len(unique) < folds:
         raise ValueError(
             f"{folds} folds of {len(unique)} references: each fold needs one at least"
         )
-    return {name: position % folds + 1 for position, name in enumerate(unique)}
+    fold = {name: position % folds + 1 for position, name in enumerate(unique)}
+    return {name: fold[photograph] for name, photograph in photographs.items()}
 
 
 def _order(reference: str) -> str:

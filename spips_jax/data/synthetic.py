@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class _Rendering:
-    """An image to be made: a photograph, or one distorted."""
+    """An image to be made: a photograph or a part of it, or one distorted."""
 
     photograph: Path | int  # a file, or the number of a made scene
+    corner: tuple[int, int] | None = None  # top and left of a tile
     kind: str = ""
     level: int = 0
     seed: int = 0
@@ -50,7 +51,9 @@ class Synthetic(IqaBuilder):
         photographs: str | os.PathLike[str] | None = None,
         scenes: int = 16,
         size: int | None = None,
+        tiles: bool = False,
         kinds: Sequence[str] = (),
+        sample: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -62,12 +65,18 @@ class Synthetic(IqaBuilder):
           scenes: how many to make.
           size: side of the square cut from each photograph's middle, or made. By
             default photographs stay whole and scenes are 160 pixels.
+          tiles: whether to cut each photograph into all the whole squares of `size`
+            that lie side by side, each a reference `"photograph#row-column"`. Folds
+            keep those of one photograph together.
           kinds: distortions, all of `distortions.DISTORTIONS` by default.
-          seed: fixes the random distortions.
+          sample: how many of the kinds each reference gets, drawn from the seed, so
+            that many references cost little; all by default.
+          seed: fixes the random distortions, and which kinds are drawn.
           **options: as of `IqaBuilder`.
 
         Raises:
-          DataError: an unknown distortion, fewer than one scene.
+          DataError: an unknown distortion, fewer than one scene, tiles of no
+            photographs or no size, a sample of more kinds than there are.
         """
         unknown = [kind for kind in kinds if kind not in DISTORTIONS]
         if unknown:
@@ -77,10 +86,21 @@ class Synthetic(IqaBuilder):
             )
         if scenes < 1:
             raise DataError(f"{scenes} scenes: make one at least")
+        if tiles and (photographs is None or size is None):
+            raise DataError(
+                "tiles are cut from photographs: give their folder and size"
+            )
+        self._kinds = tuple(kinds) or tuple(DISTORTIONS)
+        if sample is not None and not 1 <= sample <= len(self._kinds):
+            raise DataError(
+                f"a sample of {sample} kinds: there are {len(self._kinds)}, draw 1 to"
+                " all of them"
+            )
         self._folder = None if photographs is None else Path(photographs)
         self._scenes = scenes
         self._size = size
-        self._kinds = tuple(kinds) or tuple(DISTORTIONS)
+        self._tiles = tiles
+        self._sample = sample
         self._seed = seed
         card = Card(
             title=f"synthetic pairs ({config})",
@@ -100,14 +120,12 @@ class Synthetic(IqaBuilder):
 
     def read_rows(self, root: Path) -> Mapping[str, Sequence[Row]]:
         rows = []
-        for reference_id, photograph in self._photographs().items():
+        for reference_id, reference in self._references():
             seed = zlib.crc32(f"{self._seed}/{reference_id}".encode())
-            for kind in self._kinds:
+            for kind in self._kinds_of(seed):
                 for level in range(1, LEVELS + 1):
-                    images = {
-                        "reference": _Rendering(photograph),
-                        "distorted": _Rendering(photograph, kind, level, seed),
-                    }
+                    distorted = replace(reference, kind=kind, level=level, seed=seed)
+                    images = {"reference": reference, "distorted": distorted}
                     values = {
                         "id": f"{reference_id}/{kind}/{level}",
                         "reference_id": reference_id,
@@ -116,6 +134,28 @@ class Synthetic(IqaBuilder):
                     }
                     rows.append(Row(images, values, f"{reference_id}, {kind} {level}"))
         return {"full": rows}
+
+    def _kinds_of(self, seed: int) -> Sequence[str]:
+        if self._sample is None:
+            return self._kinds
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(self._kinds), size=self._sample, replace=False)
+        return [self._kinds[k] for k in sorted(drawn)]
+
+    def _references(self) -> Iterator[tuple[str, _Rendering]]:
+        for name, photograph in self._photographs().items():
+            if not self._tiles:
+                yield name, _Rendering(photograph)
+                continue
+            assert self._size is not None  # __init__ checks it
+            try:
+                height, width, _ = _photograph(photograph, self._size).shape
+            except ImageError as error:
+                raise DataError(str(error)) from None
+            for row in range(height // self._size):
+                for column in range(width // self._size):
+                    corner = row * self._size, column * self._size
+                    yield f"{name}#{row}-{column}", _Rendering(photograph, corner)
 
     def _photographs(self) -> dict[str, Path | int]:
         if self._folder is None:
@@ -140,6 +180,11 @@ class Synthetic(IqaBuilder):
 
     def encode(self, source: _Rendering) -> tuple[bytes, tuple[int, int]]:
         pixels = _photograph(source.photograph, self._size)
+        if self._size is not None:
+            height, width, _ = pixels.shape
+            middle = (height - self._size) // 2, (width - self._size) // 2
+            top, left = source.corner or middle
+            pixels = pixels[top : top + self._size, left : left + self._size]
         if source.kind:
             pixels = distort(pixels, source.kind, source.level, seed=source.seed)
         height, width, _ = pixels.shape
@@ -148,17 +193,15 @@ class Synthetic(IqaBuilder):
 
 @functools.lru_cache(maxsize=1)  # rows come photograph by photograph
 def _photograph(photograph: Path | int, size: int | None) -> np.ndarray:
+    """A whole photograph, of `size` at least."""
     if isinstance(photograph, int):
         side = size or 160
         return scene(photograph, height=side, width=side)
     pixels = read_image(photograph)
-    if size is None:
-        return pixels
     height, width, _ = pixels.shape
-    if min(height, width) < size:
+    if size is not None and min(height, width) < size:
         raise ImageError(
             f"{photograph}: is {width}x{height} (width x height), too small to cut"
             f" {size}x{size} from"
         )
-    top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+    return pixels

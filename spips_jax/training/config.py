@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from spips_jax import parallel
+from spips_jax import backbones, parallel
 from spips_jax.metric import MODELS
 
 
@@ -37,6 +37,7 @@ def default() -> ConfigDict:
             "model": {
                 "name": "spips-alexnet",
                 "weights": "",  # the backbone's file; "random" for random ones
+                "teacher": "",  # a backbone to learn from: training.distill
                 "dtype": "float32",  # of the backbone: float32 or bfloat16
                 "width": 32,  # hidden units of the head
                 # Paths of the parameters to train: see training.state.partition.
@@ -73,6 +74,7 @@ def default() -> ConfigDict:
                     "head": 1.0,
                     "gain": 1.0,
                     "ranker": 1.0,
+                    "adapter": 1.0,
                 },
             },
             "validate": {"every": 500, "batch_size": 8},
@@ -87,8 +89,8 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
 
     Args:
       dataset: its name, as `python -m spips_jax.data list` gives.
-      losses: weights by name: plcc, rank, l1 for scores and grades; ranker, choice for
-        forced choices.
+      losses: weights by name: plcc, rank, l1 for scores and grades, and, with a
+        teacher, features, differences; ranker, choice for forced choices.
       **options: `split`, "" for all; `part`, "all" or "training": all references or
         those that `config.data.fold` leaves; `weight`, how often a batch is taken from
         it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`; `scale`,
@@ -132,6 +134,7 @@ _NON_NEGATIVE = (
 )  # fmt: skip
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "model.name": tuple(MODELS),
+    "model.teacher": ("", *backbones.BACKBONES),
     "model.dtype": ("float32", "bfloat16"),
     "optim.schedule": ("cosine", "linear", "constant"),
     "distributed": parallel.DISTRIBUTED,

@@ -61,10 +61,11 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     if best is None:
         raise TrainingError(f"{folder}: no checkpoint in it is whole")
     params = state.unflatten(model.frozen, best.state.judged)
-    params.pop(step.RANKER, None)
+    for beside in step.BESIDE:
+        params.pop(beside, None)
     network = metric.MODELS[config.model.name]
     tuned = any(path.startswith("backbone/") for path in best.state.params)
-    whole = tuned or config.model.weights == setup.RANDOM
+    whole = tuned or config.model.weights == setup.RANDOM or network == "lite"
     name = f"{config.model.name}-{config.name}" if config.name else config.model.name
     card = {
         "step": best.step,
@@ -73,7 +74,6 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
         "config": best.record["config"],
         "packages": {one: importlib.metadata.version(one) for one in _PACKAGES},
         "backbone": network,
-        "backbone_sha256": best.record["backbone"],
         "backbone_in_file": whole,
     }
     model_file.write_model(
@@ -87,11 +87,12 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     )
     path = output.with_suffix(".md")
     with replacing(path) as partial:
-        Path(partial).write_text(_markdown(name, output.name, card), encoding="utf-8")
+        text = _markdown(output.name, model_file.read_card(output))
+        Path(partial).write_text(text, encoding="utf-8")
     return path
 
 
-def _markdown(name: str, file: str, card: Mapping[str, Any]) -> str:
+def _markdown(file: str, card: Mapping[str, Any]) -> str:
     """The card as a page to read."""
     backbone = (
         "in the file"
@@ -99,7 +100,7 @@ def _markdown(name: str, file: str, card: Mapping[str, Any]) -> str:
         else f"not in the file: `python -m weights_convert {card['backbone']}` gets it"
     )
     lines = [
-        f"# {name}",
+        f"# {card['name']}",
         "",
         f'A SPIPS model: `spips_jax.load("{file}")`, `spips score --model {file}`.'
         " Its score is a distance: 0 for identical images, larger is worse.",

@@ -15,7 +15,7 @@ from spips_jax import backbones, data, losses, metric, weights
 from spips_jax.agreement import HIGHER_IS_BETTER
 from spips_jax.data.splits import parse_names
 from spips_jax.spips import Spips
-from spips_jax.training import state, step
+from spips_jax.training import distill, state, step
 from spips_jax.training.config import TrainingError
 from spips_jax.training.state import Params, TrainState
 
@@ -201,12 +201,68 @@ def build_model(config: ConfigDict) -> Model:
         zero = jnp.zeros((1,))
         ranker = losses.Ranker().init(ranker_key, zero, zero)["params"]
         trained |= state.flatten({step.RANKER: ranker})
+    teacher = None
+    if _check_teacher(config, trained):
+        teacher = backbones.build(config.model.teacher)
+        channels = [
+            {tap: count for tap, (*_, count) in _taps(one).items()}
+            for one in (name, config.model.teacher)
+        ]
+        trained |= state.flatten({distill.ADAPTER: distill.adapters(*channels)})
+        params = metric.read_network(config.model.teacher)
+        frozen |= state.flatten({distill.TEACHER: params})
     return Model(
-        network=step.network_of(module),
+        network=step.network_of(module, teacher=teacher),
         trained=trained,
         frozen=frozen,
         backbone=weights.digest(backbone),
     )
+
+
+def _check_teacher(config: ConfigDict, trained: Params) -> bool:
+    """Whether there is one; raises if it cannot teach or nobody learns from it."""
+    teacher = config.model.teacher
+    learning = [
+        f"data.train.{label}.losses has {name}"
+        for label, one in config.data.train.items()
+        for name in one.losses
+        if name in distill.LOSSES
+    ]
+    if not learning:
+        if teacher:
+            raise TrainingError(
+                f"model.teacher is {teacher}, and no set is learned with"
+                f" {' or '.join(distill.LOSSES)}: leave it out"
+            )
+        return False
+    if not teacher:
+        raise TrainingError(
+            f"{learning[0]}, and model.teacher is empty: name a backbone to learn from"
+        )
+    if not any(path.startswith("backbone/") for path in trained):
+        raise TrainingError(
+            f"{learning[0]}, and model.trainable {config.model.trainable!r} has no part"
+            " of the backbone, which is what learns: add backbone"
+        )
+    student = metric.MODELS[config.model.name]
+    sizes = [
+        {tap: size for tap, (*size, _) in _taps(one).items()}
+        for one in (student, teacher)
+    ]
+    if sizes[0] != sizes[1]:
+        raise TrainingError(
+            f"model.teacher is {teacher}, whose taps are not those of {student} in name"
+            " and size: lite and alexnet have the same"
+        )
+    return True
+
+
+def _taps(network: str) -> dict[str, tuple[int, ...]]:
+    """Shapes `(h, w, C)` of a backbone's taps, of an image of odd size."""
+    image = jax.ShapeDtypeStruct((1, 75, 98, 3), jnp.float32)
+    init = backbones.build(network).init_with_output
+    taps, _ = jax.eval_shape(init, jax.random.key(0), image)
+    return {tap: x.shape[1:] for tap, x in taps.items()}
 
 
 def build_schedule(config: ConfigDict) -> optax.Schedule:

@@ -24,17 +24,21 @@ from spips_jax import losses, parallel
 from spips_jax.agreement import HIGHER_IS_BETTER
 from spips_jax.data.builder import COMPARED, Kind
 from spips_jax.images import to_unit_range
-from spips_jax.spips import Pooled, Spips
+from spips_jax.spips import Pooled, Spips, extract_taps
+from spips_jax.streams import unit_normalize
+from spips_jax.training import distill
 from spips_jax.training.state import Params, TrainState, unflatten
 
 Batch = Mapping[str, jax.Array]
 
 POOLED = "pooled"
 RANKER = "ranker"
+BESIDE = (RANKER, distill.TEACHER, distill.ADAPTER)
+"""What there are parameters of that neither judge images nor are exported."""
 
 LOSSES: Mapping[Kind, tuple[str, ...]] = {
-    "pairs": ("plcc", "rank", "l1"),
-    "ranks": ("plcc", "rank", "l1"),
+    "pairs": ("plcc", "rank", "l1", *distill.LOSSES),
+    "ranks": ("plcc", "rank", "l1", *distill.LOSSES),
     "2afc": (RANKER, "choice"),
     "jnd": (),
 }
@@ -68,10 +72,12 @@ class Network:
     Attributes:
       module: the network.
       pooled: a `Pooled` of one pair, of shapes: `{tap: (C,)}` and so on.
+      teacher: a module of `spips_jax.backbones` that its backbone learns from, if any.
     """
 
     module: Spips
     pooled: Pooled
+    teacher: Any = None
 
     def distances(
         self, params: dict[str, Any], batch: Batch, kind: Kind, *, key: jax.Array
@@ -98,6 +104,16 @@ class Network:
             for first, second in COMPARED[kind]
         ]
 
+    def distill(
+        self, params: dict[str, Any], batch: Batch, beside: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """`distill.errors` of a batch of pairs; `beside` has teacher and adapters."""
+        images = to_unit_range(jnp.stack([batch["reference"], batch["distorted"]]))
+        extract: Any = partial(self.module.apply, {"params": params}, method="extract")
+        teach = partial(self.teacher.apply, {"params": beside[distill.TEACHER]})
+        teacher = jax.tree.map(unit_normalize, extract_taps(teach, images))
+        return distill.errors(extract(images).taps, teacher, beside[distill.ADAPTER])
+
     @property
     def size(self) -> int:
         """Numbers in the vector of a pair."""
@@ -120,7 +136,7 @@ class Network:
         return jax.tree.unflatten(structure, leaves)
 
 
-def network_of(module: Spips) -> Network:
+def network_of(module: Spips, *, teacher: Any = None) -> Network:
     """Returns the network of a module, its layout found without computing anything."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 
@@ -133,11 +149,17 @@ def network_of(module: Spips) -> Network:
     return Network(
         module,
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pooled),
+        teacher,
     )
 
 
 def loss_terms(
-    distances: jax.Array, batch: Batch, objective: Objective, *, ranker: Any = None
+    distances: jax.Array,
+    batch: Batch,
+    objective: Objective,
+    *,
+    ranker: Any = None,
+    errors: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """The losses of an objective by name, not yet weighted.
 
@@ -146,10 +168,15 @@ def loss_terms(
       batch: its columns `(B,)`.
       objective: says which losses.
       ranker: parameters of `losses.Ranker`, where the objective has that loss.
+      errors: of `distill.errors`, `(B,)`; the mean of each is in what is returned, too.
     """
     opinions = batch[objective.opinion]
-    terms: dict[str, jax.Array] = {}
+    terms = {name: jnp.mean(error) for name, error in (errors or {}).items()}
     for name, _ in objective.weights:
+        if name in distill.LOSSES:
+            by_tap = [term for tap, term in terms.items() if tap.startswith(f"{name}/")]
+            terms[name] = jnp.sum(jnp.stack(by_tap))
+            continue
         if name == RANKER:
             judge: Any = losses.Ranker().apply
             logits = judge({"params": ranker}, distances[:, 0], distances[:, 1])
@@ -199,19 +226,25 @@ def train_step(
 
     Returns:
       The state after the step, and float32 metrics: `loss`, the weighted sum, each of
-      its terms as `loss_<name>`, and `gradient_norm`. The same on every device.
+      its terms as `loss_<name>`, those of distillation by tap as well, and
+      `gradient_norm`. The same on every device.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def loss_of(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         tree = unflatten(frozen, params)
-        ranker = tree.pop(RANKER, None)
+        beside = {name: tree.pop(name, None) for name in BESIDE}
         distances = network.distances(tree, batch, objective.kind, key=key)
         columns = {
             name: batch[name] for name in (objective.opinion, "group") if name in batch
         }
-        distances, columns = parallel.gather((distances, columns))
-        terms = loss_terms(distances, columns, objective, ranker=ranker)
+        errors = {}
+        if any(name in distill.LOSSES for name, _ in objective.weights):
+            errors = network.distill(tree, batch, beside)
+        distances, columns, errors = parallel.gather((distances, columns, errors))
+        terms = loss_terms(
+            distances, columns, objective, ranker=beside[RANKER], errors=errors
+        )
         weighted = [weight * terms[name] for name, weight in objective.weights]
         return jnp.sum(jnp.stack(weighted)), terms
 
@@ -261,7 +294,8 @@ def eval_step(
       distances of the pairs in `COMPARED`, or `(B, n, size)`.
     """
     tree = unflatten(frozen, params)
-    tree.pop(RANKER, None)
+    for name in BESIDE:
+        tree.pop(name, None)
     values = (
         network.pool(tree, batch, kind)
         if pool

@@ -67,6 +67,8 @@ def test_show_draws_the_examples(
         (["prepare", "pair_list", "--csv", "x.csv", "--name", "x"], "x.csv"),
         (["prepare", "synthetic", "--photographs", "x"], "needs --name NAME"),
         (["prepare", "synthetic", "--kinds", "fog"], "no distortion fog"),
+        (["prepare", "synthetic", "--tiles"], "tiles are cut from photographs"),
+        (["prepare", "synthetic", "--sample", "21"], "a sample of 21 kinds"),
         (["show", "tid2013"], "tid2013 is not prepared"),
         (["show", "tid2013", "--count", "0"], "--count 0"),
     ],

@@ -56,9 +56,97 @@ def test_photographs_of_a_folder_are_cut_and_seeded_by_name(tmp_path: Path) -> N
     assert not np.array_equal(dataset[4]["distorted"], dataset[9]["distorted"])
 
 
+def test_tiles_of_a_photograph_share_its_fold_and_group_apart(tmp_path: Path) -> None:
+    photographs = tmp_path / "photos"
+    photographs.mkdir()
+    sizes = {"a": (70, 100), "b": (64, 64), "c": (32, 70)}
+    pixels = {
+        name: scene(number, height=height, width=width)
+        for number, (name, (height, width)) in enumerate(sizes.items())
+    }
+    for name, image in pixels.items():
+        Image.fromarray(image).save(photographs / f"{name}.png")
+    data.prepare(
+        "synthetic",
+        data_dir=tmp_path,
+        config="tiles",
+        photographs=photographs,
+        size=32,
+        tiles=True,
+        kinds=["jpeg", "contrast_loss"],
+    )
+    dataset = data.load("synthetic/tiles", data_dir=tmp_path)
+    corners = {
+        f"{name}#{row}-{column}": (name, row * 32, column * 32)
+        for name, (height, width) in sizes.items()
+        for row in range(height // 32)
+        for column in range(width // 32)
+    }
+    assert set(dataset.references) == set(corners)
+    for example in dataset:
+        name, top, left = corners[example["reference_id"]]
+        tile = pixels[name][top : top + 32, left : left + 32]
+        np.testing.assert_array_equal(example["reference"], tile)
+        kind, level = example["distortion"], int(example["level"])
+        distorted = distort(tile, kind, level, seed=0)
+        np.testing.assert_array_equal(example["distorted"], distorted)
+
+    def photographs_of(part: data.Dataset) -> set[str]:
+        return {name.partition("#")[0] for name in part.references}
+
+    held_out = []
+    for number in (1, 2, 3):
+        training, held = dataset.fold(f"{number}/3")
+        assert photographs_of(training).isdisjoint(photographs_of(held))
+        held_out += sorted(photographs_of(held))
+    assert sorted(held_out) == ["a", "b", "c"]
+
+    source = data.Source(dataset=dataset, grouped=True)
+    with data.train_batches([source], batch_size=2 * LEVELS, seed=0) as batches:
+        batch = next(batches)
+    for group in np.unique(batch["group"]):
+        chosen = batch["group"] == group
+        assert len(set(batch["reference_id"][chosen].tolist())) == 1
+        assert sorted(batch["level"][chosen]) == list(range(1, LEVELS + 1))
+
+
+def test_a_sample_of_the_kinds_is_drawn_for_each_reference(tmp_path: Path) -> None:
+    def kinds_by_reference(name: str, seed: int) -> dict[str, list[str]]:
+        data.prepare(
+            "synthetic",
+            data_dir=tmp_path,
+            config=name,
+            scenes=6,
+            size=32,
+            kinds=["jpeg", "contrast_loss", "brightness", "quantization"],
+            sample=2,
+            seed=seed,
+        )
+        index = data.load(f"synthetic/{name}", data_dir=tmp_path).index
+        return {
+            reference: index["distortion"][index["reference_id"] == reference].tolist()
+            for reference in set(index["reference_id"].tolist())
+        }
+
+    first = kinds_by_reference("first", 0)
+    for drawn in first.values():
+        assert [drawn.count(kind) for kind in set(drawn)] == [LEVELS, LEVELS]
+    assert len({tuple(drawn) for drawn in first.values()}) > 1
+    assert kinds_by_reference("again", 0) == first
+    assert kinds_by_reference("other", 1) != first
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"sample": 0}, "a sample of 0 kinds: there are 20"),
+        ({"sample": 3, "kinds": KINDS}, "a sample of 3 kinds: there are 2"),
+        ({"tiles": True, "size": 64}, "tiles are cut from photographs"),
+        ({"tiles": True, "photographs": "small"}, "give their folder and size"),
+        (
+            {"tiles": True, "photographs": "small", "size": 64},
+            "s.png: is 40x40 .* too small.* 64x64",
+        ),
         ({"kinds": ["fog"]}, "no distortion fog; there are gaussian_noise"),
         ({"scenes": 0}, "0 scenes"),
         ({"photographs": "none"}, "none: no such folder"),

@@ -38,7 +38,7 @@ def described(name: str) -> tuple[Kind, str, set[str]]:
     builder = BUILDERS[name.partition("/")[0]]
     card = getattr(builder, "CARD", None)
     if card is None:  # a builder that makes its card: the synthetic sets
-        assert name == "synthetic/scenes"
+        assert name in ("synthetic/scenes", "synthetic/photos")
         return "ranks", "level", {"full"}
     splits = set(card.counts)
     if builder is Bapps:  # the sizes of its training splits are not counted
@@ -47,11 +47,11 @@ def described(name: str) -> tuple[Kind, str, set[str]]:
 
 
 def empty_of(config: ConfigDict, one: ConfigDict) -> data.Dataset:
-    """A set as the config names it: 10 references, 5 levels, no images behind them."""
+    """A set as the config names it: 20 references, 5 levels, no images behind them."""
     kind, opinion, splits = described(one.set)
     assert set(filter(None, one.split.split("+"))) <= splits
     levels = np.tile(np.arange(5), 60)
-    names = [f"I{number // 30}" for number in range(300)]
+    names = [f"I{number // 15}" for number in range(300)]
     low, high = SCALES[opinion]
     return data.Dataset(
         name=one.set,
@@ -60,10 +60,10 @@ def empty_of(config: ConfigDict, one: ConfigDict) -> data.Dataset:
         index={
             "id": np.array([str(number) for number in range(300)]),
             "reference_id": np.array(names),
-            "distortion": np.array([f"{number // 5 % 6}" for number in range(300)]),
+            "distortion": np.array([f"{number // 5 % 3}" for number in range(300)]),
             "level": levels,
-            "height": np.full(300, 64),
-            "width": np.full(300, 64),
+            "height": np.full(300, 256),
+            "width": np.full(300, 256),
             opinion: np.linspace(low, high, 300, dtype=np.float32),
         },
         fingerprint="",
@@ -77,8 +77,12 @@ def test_it_makes_a_run(config: ConfigDict) -> None:
     config_lib.check(config)
     sets = setup.build_sets(config, lambda one: empty_of(config, one))
     sources = list(sets.training.values())
-    # No source is cropped or flipped, so that what the network makes is cached.
-    assert all(source.crop is None and not source.flip for source in sources)
+    # Where the backbone stays as it is no source is cropped or flipped, so that what
+    # the network makes is cached.
+    frozen = "backbone" not in config.model.trainable
+    assert all(
+        (source.crop is None and not source.flip) == frozen for source in sources
+    )
     for source in sources:
         # Names are of this set alone here, so only those of one set can be told apart.
         for held in sets.validation.values():

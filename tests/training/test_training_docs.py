@@ -94,7 +94,9 @@ def test_all_models_are_named() -> None:
         assert f"`{name}`" in TEXT
 
 
-@pytest.mark.parametrize("name", ["spips-alexnet", "spips-squeezenet", "spips-vgg16"])
+@pytest.mark.parametrize(
+    "name", ["spips-alexnet", "spips-lite", "spips-squeezenet", "spips-vgg16"]
+)
 def test_the_size_of_a_pair_follows_the_network(name: str) -> None:
     network = step.network_of(
         Spips(backbone=backbones.build(MODELS[name], dtype=jnp.float32), width=4)
