@@ -1,6 +1,6 @@
 """Evaluates metrics on sets of human judgements and writes a report.
 
-    python evaluate.py --model spips-alexnet --model psnr --data tid2013 --output DIR
+    python evaluate.py --model spips-lite --model psnr --data tid2013 --output DIR
     python evaluate.py --model model.safetensors --data bapps:val_cnn --output DIR
     python evaluate.py --config configs/eval/tid2013.py --output DIR
     python evaluate.py calibrate --model model.safetensors --data tid2013 --output DIR
@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from spips_jax import evaluation
+from spips_jax import evaluation, metric, model_file
 from spips_jax.entry import EXIT_ERROR, run_script
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -90,7 +90,12 @@ def _add(entries: ConfigDict, more: Sequence[tuple[str, ConfigDict]]) -> None:
 
 
 def _label(model: str) -> str:
-    """A trained model's file is called by its name alone, in which no dot may be."""
+    """A trained model's file is called by its name alone, in which no dot may be.
+
+    A model that comes untrained says so, as its metric's name does.
+    """
+    if model in metric.MODELS and model_file.embedded(model) is None:
+        return f"{model}-untrained"
     return Path(model).stem.replace(".", "_") if "." in model else model
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from spips_jax import backbones, baselines, images, metric, weights
+from spips_jax import backbones, baselines, images, metric, model_file, weights
 from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.calibration import Calibration
 from spips_jax.spips import Features
@@ -29,6 +29,7 @@ EXIT_ERROR = 2
 
 _EPILOG = """\
 examples:
+  spips score --example --maps maps/
   spips score photo.png photo.jpg
   spips score originals/ compressed/ --maps maps/
   spips score --pairs pairs.csv --model lpips-alexnet --json > scores.jsonl
@@ -90,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "score",
         help="score image files against their references",
         description="Score image files against their references: two files, two"
-        " folders matched by file name, one reference and a folder, or a list.",
+        " folders matched by file name, one reference and a folder, a list, or the"
+        " example.",
     )
     score.add_argument("reference", nargs="?", metavar="REFERENCE")
     score.add_argument("distorted", nargs="?", metavar="DISTORTED")
@@ -101,14 +103,26 @@ def _parser() -> argparse.ArgumentParser:
         " folder",
     )
     score.add_argument(
+        "--example",
+        action="store_true",
+        help="score the two images that come with the package",
+    )
+    score.add_argument(
         "--model",
-        default="spips-alexnet",
+        default="spips-lite",
         metavar="NAME",
         help="a name that `spips models` lists, or the file of a trained model"
         " (default: %(default)s)",
     )
     score.add_argument(
-        "--weights", metavar="FILE", help="the backbone's weights (default: the cache)"
+        "--untrained",
+        action="store_true",
+        help="a SPIPS model's uniform head in place of what it learned",
+    )
+    score.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="the backbone's weights (default: the cache; spips-lite has its own)",
     )
     score.add_argument(
         "--head",
@@ -126,8 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser(
         "models",
         help="list the models and where their weights are",
-        description="List the models, their taps (perceptual | semantic), whether"
-        " their weights are there, and how to get them.",
+        description="List the models, whether they are trained, their taps (perceptual"
+        " | semantic), whether their weights are there, and how to get them; or print"
+        " the card of one that comes trained with the package.",
+    )
+    models.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="of which to print how it was made and how good it is",
     )
     models.add_argument(
         "--json", action="store_true", help="print one JSON object a line and a model"
@@ -147,7 +168,7 @@ def _score(args: argparse.Namespace) -> int:
     if args.maps is not None and args.model == "dists":
         raise CommandError("--maps: dists compares whole images, it has no maps")
     pairs, problems = _find_pairs(args)
-    model = _load(args.model, args.weights, args.head)
+    model = _load(args)
     map_files = _map_files(pairs, args.maps)
     cache_compilations()
     for problem in problems:
@@ -316,14 +337,19 @@ def _legend(calibration: Calibration) -> list[str]:
 
 def _find_pairs(args: argparse.Namespace) -> tuple[list[Pair], list[str]]:
     """The pairs that were asked for, and a line for each that cannot be."""
+    given = (args.reference is not None, args.pairs is not None, args.example)
+    if sum(given) > 1:
+        raise CommandError(
+            "give REFERENCE and DISTORTED, --pairs or --example, only one of them"
+        )
+    if args.example:
+        folder = weights.PACKAGE / "example"
+        pair = Pair(str(folder / "reference.png"), str(folder / "distorted.jpg"))
+        return [pair], []
     if args.pairs is not None:
-        if args.reference is not None:
-            raise CommandError(
-                "give REFERENCE and DISTORTED, or --pairs, not both of them"
-            )
         return _pairs_of_list(Path(args.pairs))
     if args.reference is None or args.distorted is None:
-        raise CommandError("give REFERENCE and DISTORTED, or --pairs CSV")
+        raise CommandError("give REFERENCE and DISTORTED, --pairs CSV or --example")
     reference, distorted = Path(args.reference), Path(args.distorted)
     if not distorted.is_dir():
         if reference.is_dir():
@@ -430,18 +456,26 @@ def _map_files(pairs: Sequence[Pair], folder: str | None) -> list[Path | None]:
 # Models
 
 
-def _load(name: str, weights_file: str | None, head: str | None) -> metric.Metric:
+_NAMES = (*metric.MODELS, *baselines.BASELINES)
+
+
+def _load(args: argparse.Namespace) -> metric.Metric:
+    name, head = args.model, args.head
+    if name not in _NAMES and not name.endswith(".safetensors"):
+        raise CommandError(
+            f"model {name!r} is not one of {', '.join(_NAMES)}, nor a .safetensors file"
+        )
+    if args.untrained and name not in metric.MODELS:
+        raise CommandError(
+            f"--untrained: {name} has no uniform head, only"
+            f" {', '.join(metric.MODELS)} have"
+        )
     try:
         if name in baselines.BASELINES:
-            return baselines.load(name, weights=weights_file, head=head)
-        if name not in metric.MODELS and not name.endswith(".safetensors"):
-            known = ", ".join((*metric.MODELS, *baselines.BASELINES))
-            raise CommandError(
-                f"model {name!r} is not one of {known}, nor a .safetensors file"
-            )
+            return baselines.load(name, weights=args.weights, head=head)
         if head is not None:
             raise CommandError(f"--head {head}: {name} has no second file")
-        return metric.load(name, weights=weights_file)
+        return metric.load(name, trained=not args.untrained, weights=args.weights)
     except weights.WeightsError:
         raise
     except ValueError as error:
@@ -449,7 +483,9 @@ def _load(name: str, weights_file: str | None, head: str | None) -> metric.Metri
 
 
 def _models(args: argparse.Namespace) -> int:
-    rows = [_describe(name) for name in (*metric.MODELS, *baselines.BASELINES)]
+    if args.name is not None:
+        return _print_card(args.name, as_json=args.json)
+    rows = [_describe(name) for name in _NAMES]
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -457,7 +493,7 @@ def _models(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", show_lines=False)
+    table = Table("model", "trained", show_lines=False)
     table.add_column("parameters", justify="right")
     table.add_column("taps", overflow="fold")
     table.add_column("weights")
@@ -466,27 +502,44 @@ def _models(args: argparse.Namespace) -> int:
         missing = [file["network"] for file in row["files"] if not file["there"]]
         table.add_row(
             row["model"],
+            {True: "yes", False: "no", None: ""}[row["trained"]],
             f"{row['parameters']:,}",
             " | ".join(" ".join(taps) for taps in row["taps"]),
-            _state(row["files"], missing),
+            _state(row["model"], missing),
             "\n".join(weights.command_for(network) for network in missing),
         )
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 160  # nothing is cut where the output goes to a file
+        console.width = 180  # nothing is cut where the output goes to a file
     console.print(table)
     console.print(f"weights are looked for in {cache_folder()}")
     return 0
 
 
-def _state(files: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+def _state(name: str, missing: Sequence[str]) -> str:
     if missing:
         return f"no {', '.join(missing)}"
-    return "there" if files else "none needed"
+    if name in baselines.CLASSICAL:
+        return "none needed"
+    return "there" if _files(name) else "in the package"
+
+
+def _print_card(name: str, *, as_json: bool) -> int:
+    if name not in _NAMES:
+        raise CommandError(f"model {name!r} is not one of {', '.join(_NAMES)}")
+    file = model_file.embedded(name)
+    if file is None:
+        cards = ", ".join(filter(model_file.embedded, _NAMES))
+        raise CommandError(f"{name} has no card, only {cards} have: they come trained")
+    if as_json:
+        print(json.dumps(model_file.read_card(file), ensure_ascii=False))
+    else:
+        print(file.with_suffix(".md").read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def _networks(name: str) -> tuple[str, ...]:
-    """The weight files of a model, the backbone's first."""
+    """The networks that a model is made of, the backbone first."""
     if name in baselines.CLASSICAL:
         return ()
     if name == "dists":
@@ -496,13 +549,20 @@ def _networks(name: str) -> tuple[str, ...]:
     return (metric.MODELS[name],)
 
 
+def _files(name: str) -> tuple[str, ...]:
+    """Those of its networks that are files in the cache folder."""
+    return tuple(network for network in _networks(name) if network in weights.NETWORKS)
+
+
 def _describe(name: str) -> dict[str, Any]:
     """What `spips models` tells of a model."""
     networks = _networks(name)
     shapes = [weights.expected_shapes(network) for network in networks]
     backbone = backbones.build(networks[0]) if networks else None
+    trained = name not in metric.MODELS or model_file.embedded(name) is not None
     return {
         "model": name,
+        "trained": trained if networks else None,
         "parameters": sum(math.prod(s) for flat in shapes for s in flat.values()),
         "taps": [backbone.perceptual, backbone.semantic] if backbone else [],
         "files": [
@@ -512,6 +572,6 @@ def _describe(name: str) -> dict[str, Any]:
                 "there": weights.weights_path(network).is_file(),
                 "command": weights.command_for(network),
             }
-            for network in networks
+            for network in _files(name)
         ],
     }

@@ -235,47 +235,75 @@ def _compare(
 
 
 def load(
-    name: str | os.PathLike[str] = "spips-alexnet",
+    name: str | os.PathLike[str] = "spips-lite",
     *,
+    trained: bool = True,
     weights: str | os.PathLike[str] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Metric:
     """Loads a SPIPS model.
 
+    "spips-lite", "spips-alexnet" and "spips-squeezenet" come trained with the package;
+    spips-lite needs no other file. "spips-vgg16" and "spips-vgg19" come untrained.
+
     Args:
-      name: the .safetensors file of a trained model, as `train.py export` writes it, or
-        "spips-alexnet", "spips-squeezenet", "spips-vgg16", "spips-vgg19".
+      name: one of these, or the .safetensors file of a trained model, as `train.py
+        export` writes it.
+      trained: False takes the uniform head, the mean of the three streams, in place of
+        what was learned.
       weights: the backbone's file, as `python -m weights_convert` writes it; by
         default `alexnet.safetensors` and so on in the cache folder (SPIPS_HOME, else
-        ~/.cache/spips_jax).
+        ~/.cache/spips_jax), and for spips-lite the one in the package. A trained
+        model that has a backbone of its own takes no other.
       dtype: of the backbone's arithmetic; float32 for scores to report, bfloat16 where
         speed counts more.
 
     Returns:
-      The metric. By name its streams, fusion and head are untrained: uniform. From a
-      file it has the calibration that the file has.
+      The metric, with the calibration of the trained model. The name of one that is not
+      trained ends with "-untrained".
 
     Raises:
-      ValueError: there is no model of that name.
+      ValueError: there is no model of that name, or `trained` is False with a file.
       WeightsError: a file is missing, damaged, another network's, or the backbone is
         not the one that the model was trained on; the message says what to do.
     """
-    if os.fspath(name) in MODELS:
-        network = MODELS[os.fspath(name)]
+    name = os.fspath(name)
+    file: str | os.PathLike[str] | None = name
+    if name in MODELS:
+        file = model_file.embedded(name)
+        if weights is None:
+            _check_at_hand(MODELS[name])
+    elif not name.endswith(".safetensors"):
+        raise ValueError(
+            f"model {name!r} is not one of {', '.join(MODELS)}, nor a .safetensors file"
+        )
+    elif not trained:
+        raise ValueError(
+            f"trained is False, but {name} is the file of a trained model: give one of"
+            f" {', '.join(MODELS)}"
+        )
+    if file is not None and trained:
+        name, module, params, calibration = model_file.read_model(
+            file, backbone=weights, dtype=dtype
+        )
+    else:
+        network, calibration = MODELS[name], None
         module = Spips(backbone=backbones.build(network, dtype=dtype))
         params = {**untrained(module), "backbone": read_network(network, weights)}
-        return Metric(variables={"params": params}, module=module, name=os.fspath(name))
-    if not os.fspath(name).endswith(".safetensors"):
-        raise ValueError(
-            f"model {os.fspath(name)!r} is not one of {', '.join(MODELS)}, nor a"
-            " .safetensors file"
-        )
-    name, module, params, calibration = model_file.read_model(
-        name, backbone=weights, dtype=dtype
-    )
+        name = f"{name}-untrained"
     return Metric(
         variables={"params": params}, module=module, name=name, calibration=calibration
     )
+
+
+def _check_at_hand(network: str) -> None:
+    """Raises `WeightsError` where a published backbone was not yet converted."""
+    path = weights.weights_path(network)
+    if network in weights.NETWORKS and not path.is_file():
+        raise weights.WeightsError(
+            f"{path}: no such file; {weights.how_to_get(network)}, or take spips-lite,"
+            " which needs no file"
+        )
 
 
 def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
@@ -298,6 +326,6 @@ def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
 def read_network(
     network: str, path: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Reads weights as JAX arrays from `path`, by default from the cache folder."""
+    """Reads weights as JAX arrays, by default from `weights.weights_path`."""
     path = path or weights.weights_path(network)
     return jax.tree.map(jnp.asarray, weights.read_weights(path, network=network))

@@ -6,6 +6,9 @@ too; otherwise the header has their digest, and loading the model checks that th
 backbone at hand is the one it was trained on. Those of "lite" are stored as float16,
 half as large; arithmetic stays float32. A calibration, which is fitted after training,
 is in the header, too.
+
+Some models come with the package; `embedded` finds their files. The card to read lies
+beside each, in Markdown.
 """
 
 from __future__ import annotations
@@ -29,6 +32,12 @@ from spips_jax.spips import Spips
 from spips_jax.weights import BACKBONE, WeightsError
 
 _AGAIN = "write it anew with `python train.py export --workdir DIR --output FILE`"
+
+
+def embedded(name: str) -> Path | None:
+    """Returns the file of the model `name` in the package; None where it has none."""
+    path = weights.PACKAGE / f"{name}.safetensors"
+    return path if path.is_file() else None
 
 
 def write_model(

@@ -33,6 +33,9 @@ VERSION = "1"
 BACKBONE = "backbone"
 """Where a SPIPS network's parameters have those of its backbone."""
 
+PACKAGE = Path(__file__).parent / "models"
+"""The trained models that come with the package, and an example pair of images."""
+
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 NETWORKS = (
     *(network for network in backbones.BACKBONES if network != "lite"),
@@ -47,7 +50,13 @@ class WeightsError(ValueError):
 
 
 def weights_path(network: str) -> Path:
-    """Returns where `python -m weights_convert` puts, and `load` looks for, weights."""
+    """Returns where weights are looked for.
+
+    That is where `python -m weights_convert` puts them; those of "lite", which nobody
+    else has, come with the package.
+    """
+    if network not in NETWORKS:
+        return PACKAGE / f"spips-{network}.safetensors"
     return cache_folder() / f"{network}.safetensors"
 
 

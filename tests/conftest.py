@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import spips_jax
-from spips_jax import backbones, weights
+from spips_jax import backbones, model_file, weights
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
@@ -158,18 +158,34 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 def random_metric(
     random_weights: Callable[[str], Path],
 ) -> Callable[..., spips_jax.Metric]:
-    """Loads a SPIPS model on random weights, once a network and dtype."""
+    """Loads an untrained SPIPS model on random weights, once a network and dtype."""
     loaded: dict = {}
 
     def load(network: str, dtype: str = "float32") -> spips_jax.Metric:
         key = (network, dtype)
         if key not in loaded:
             loaded[key] = spips_jax.load(
-                f"spips-{network}", weights=random_weights(network), dtype=dtype
+                f"spips-{network}",
+                trained=False,
+                weights=random_weights(network),
+                dtype=dtype,
             )
         return loaded[key]
 
     return load
+
+
+EMBEDDED = [name for name in spips_jax.MODELS if model_file.embedded(name)]
+
+
+@pytest.fixture(params=EMBEDDED, scope="session")
+def embedded(
+    request: pytest.FixtureRequest, real_weights: Callable[[str], Path]
+) -> spips_jax.Metric:
+    """Each trained model of the package in turn; skips where its backbone is not."""
+    network = spips_jax.MODELS[request.param]
+    file = real_weights(network) if network in weights.NETWORKS else None
+    return spips_jax.load(request.param, weights=file)
 
 
 @pytest.fixture(params=backbones.BACKBONES)

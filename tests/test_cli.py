@@ -21,7 +21,7 @@ from spips_jax.cli import main
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, random_weights):
-    """A cache folder that holds AlexNet, and a working folder with images."""
+    """A cache folder that holds a random AlexNet, and a working folder."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "alexnet.safetensors").symlink_to(random_weights("alexnet"))
@@ -31,6 +31,9 @@ def home(tmp_path, monkeypatch, random_weights):
     monkeypatch.chdir(work)
     yield home
     jax.config.update("jax_compilation_cache_dir", None)  # which the command sets
+
+
+UNTRAINED = ("--model", "spips-alexnet", "--untrained")
 
 
 def save(path: str | Path, *, seed: int = 0, size: tuple[int, int] = (48, 40)) -> str:
@@ -46,7 +49,7 @@ def json_lines(text: str) -> list[dict]:
 
 def test_two_files_give_the_metrics_score(home, capsys, random_metric):
     reference, distorted = save("a.png"), save("b.png", seed=1)
-    assert main(["score", reference, distorted, "--json"]) == 0
+    assert main(["score", reference, distorted, *UNTRAINED, "--json"]) == 0
     (row,) = json_lines(capsys.readouterr().out)
     expected = random_metric("alexnet")(
         *(spips_jax.read_image(path) for path in (reference, distorted))
@@ -54,7 +57,7 @@ def test_two_files_give_the_metrics_score(home, capsys, random_metric):
     assert row == {
         "reference": "a.png",
         "distorted": "b.png",
-        "model": "spips-alexnet",
+        "model": "spips-alexnet-untrained",
         "score": pytest.approx(float(expected), rel=1e-5),  # another program
     }
 
@@ -148,7 +151,8 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
     Path("pairs.csv").write_text(
         "reference,distorted\nref/a.png,dist/1/a.png\nref/a.png,dist/2/a.png\n"
     )
-    assert main(["score", "--pairs", "pairs.csv", "--json", "--maps", "maps"]) == 0
+    command = ["score", "--pairs", "pairs.csv", *UNTRAINED, "--json"]
+    assert main([*command, "--maps", "maps"]) == 0
     rows = json_lines(capsys.readouterr().out)
     assert [row["maps"] for row in rows] == ["maps/a.png", "maps/a-2.png"]
     for row in rows:
@@ -163,9 +167,11 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score"], "give REFERENCE and DISTORTED, or --pairs CSV"),
+        (["score"], "give REFERENCE and DISTORTED, --pairs CSV or --example"),
         (["score", "a.png"], "give REFERENCE and DISTORTED"),
-        (["score", "a.png", "b.png", "--pairs", "p.csv"], "not both"),
+        (["score", "a.png", "b.png", "--pairs", "p.csv"], "only one of them"),
+        (["score", "--example", "--pairs", "p.csv"], "only one of them"),
+        (["score", "a.png", "--example"], "only one of them"),
         (["score", "a.png", "nowhere.png"], "nowhere.png: no such file"),
         (["score", "nowhere.png", "a.png"], "nowhere.png: no such file"),
         (["score", ".", "a.png"], "is a folder"),
@@ -176,16 +182,31 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
         (["score", "a.png", "b.png", "--model", "vif"], "'vif' is not one of spips-"),
         (
             ["score", "a.png", "b.png", "--model", "spips-vgg16"],
-            "weights_convert vgg16",
+            "`python -m weights_convert vgg16`, or take spips-lite",
         ),
-        (["score", "a.png", "b.png", "--weights", "a.png"], "not a whole safetensors"),
+        (["score", "--example", "--weights", "a.png"], "has a backbone of its own"),
+        (
+            ["score", "--example", "--weights", "a.png", *UNTRAINED],
+            "not a whole safetensors",
+        ),
+        (
+            ["score", "--example", "--model", "lpips-alexnet", "--untrained"],
+            "--untrained: lpips-alexnet has no uniform head, only spips-lite, spips-",
+        ),
+        (
+            ["score", "--example", "--model", "m.safetensors", "--untrained"],
+            "--untrained: m.safetensors has no uniform head",
+        ),
         (["score", "a.png", "b.png", "--model", "psnr", "--head", "x"], "no weights"),
         (
             ["score", "a.png", "b.png", "--head", "x"],
-            "spips-alexnet has no second file",
+            "spips-lite has no second file",
         ),
         (["score", "a.png", "b.png", "--maps", "a.png"], "a.png: cannot be made"),
         (["score", "a.png", "b.png", "--maps", "m", "--model", "dists"], "no maps"),
+        (["models", "vif"], "'vif' is not one of spips-lite"),
+        (["models", "spips-vgg16"], "spips-vgg16 has no card, only spips-lite"),
+        (["models", "psnr"], "psnr has no card"),
     ],
 )
 def test_wrong_calls_are_one_line_and_exit_code_2(home, capsys, arguments, message):
@@ -203,7 +224,7 @@ def test_wrong_calls_are_one_line_and_exit_code_2(home, capsys, arguments, messa
 
 def test_weights_of_another_network_are_refused(home, capsys, random_weights):
     path = str(random_weights("squeezenet"))
-    assert main(["score", save("a.png"), save("b.png"), "--weights", path]) == 2
+    assert main(["score", "--example", *UNTRAINED, "--weights", path]) == 2
     assert "holds squeezenet, wanted alexnet" in capsys.readouterr().err
 
 
@@ -322,24 +343,35 @@ def test_models_are_listed_with_how_to_get_them(home, capsys):
     assert "14,714,688" in text
     assert "relu1_2 relu2_2 relu3_3 | relu4_3 relu5_3" in text
     assert "python -m weights_convert vgg16" in text
+    assert "in the package" in text
     assert main(["models", "--json"]) == 0
     models = {row["model"]: row for row in json_lines(capsys.readouterr().out)}
+    assert models["spips-lite"]["files"] == []
     assert models["spips-alexnet"]["files"][0]["there"]
     assert not models["spips-vgg16"]["files"][0]["there"]
     assert models["lpips-alexnet"]["files"][1]["command"].endswith("--source FILE")
     assert models["psnr"]["files"] == []
     assert set(models) >= {"spips-vgg19", "spips-squeezenet", "dists", "ms-ssim"}
+    trained = {name: row["trained"] for name, row in models.items()}
+    assert trained["spips-lite"] is trained["dists"] is True
+    assert trained["spips-vgg16"] is False
+    assert trained["psnr"] is None
+
+
+def test_models_print_their_cards(home, capsys):
+    file = model_file.embedded("spips-lite")
+    assert main(["models", "spips-lite"]) == 0
+    assert capsys.readouterr().out == file.with_suffix(".md").read_text()
+    assert main(["models", "spips-lite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == model_file.read_card(file)
 
 
 def test_the_module_is_the_command(home):
-    save("a.png")
+    command = [sys.executable, "-m", "spips_jax", "score", "--example", "--json"]
     result = subprocess.run(
-        [sys.executable, "-m", "spips_jax", "score", "a.png", "a.png", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [*command, "--model", "psnr"], capture_output=True, text=True, check=True
     )
-    assert json.loads(result.stdout)["score"] == 0
+    assert json.loads(result.stdout)["score"] > 0
     assert result.stderr == ""
 
 

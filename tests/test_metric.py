@@ -175,7 +175,7 @@ def test_float64_mode_changes_no_dtype(random_weights, pair):
     path = random_weights("alexnet")
     reference, distorted = (image.astype(np.float64) for image in pair(*SIZE))
     with jax.enable_x64(True):
-        metric = spips_jax.load("spips-alexnet", weights=path)
+        metric = spips_jax.load("spips-alexnet", trained=False, weights=path)
         values = metric, metric.explain(reference, distorted)
     assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {jnp.dtype("float32")}
 
@@ -364,21 +364,39 @@ def test_bad_arrays_are_refused_before_any_work(random_metric, pair):
 def test_features_of_another_metric_are_refused(random_metric, pair):
     reference, distorted = pair(*SIZE)
     features = random_metric("squeezenet").features(reference)
-    with pytest.raises(ValueError, match=r"'fire3'.*spips-alexnet compares \['relu1'"):
+    match = r"'fire3'.*spips-alexnet-untrained compares \['relu1'"
+    with pytest.raises(ValueError, match=match):
         random_metric("alexnet")(features, distorted)
 
 
 def test_loading_says_what_to_run(tmp_path, monkeypatch, random_weights):
     monkeypatch.setenv("SPIPS_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match="python -m weights_convert alexnet"):
-        spips_jax.load("spips-alexnet")
-    with pytest.raises(ValueError, match="'spips' is not one of spips-vgg16"):
+    for trained in (True, False):
+        with pytest.raises(
+            WeightsError,
+            match=r"alexnet.safetensors: no such file; get it with `python -m"
+            r" weights_convert alexnet`, or take spips-lite, which needs no file",
+        ):
+            spips_jax.load("spips-alexnet", trained=trained)
+    with pytest.raises(ValueError, match="'spips' is not one of spips-lite, spips-"):
         spips_jax.load("spips")
+    with pytest.raises(ValueError, match=r"trained is False, but m.safetensors is the"):
+        spips_jax.load("m.safetensors", trained=False)
     (tmp_path / "alexnet.safetensors").symlink_to(random_weights("alexnet"))
-    assert spips_jax.load("spips-alexnet").name == "spips-alexnet"
+    metric = spips_jax.load("spips-alexnet", trained=False)
+    assert metric.name == "spips-alexnet-untrained"
+    assert metric.calibration is None
+
+
+def test_models_without_training_say_so(random_weights):
+    metric = spips_jax.load("spips-vgg16", weights=random_weights("vgg16"))
+    assert metric.name == "spips-vgg16-untrained"
 
 
 def test_loading_twice_gives_the_same_metric(random_weights, pair):
     path = random_weights("squeezenet")
-    first, second = (spips_jax.load("spips-squeezenet", weights=path) for _ in range(2))
+    first, second = (
+        spips_jax.load("spips-squeezenet", trained=False, weights=path)
+        for _ in range(2)
+    )
     jax.tree.map(np.testing.assert_array_equal, first, second)

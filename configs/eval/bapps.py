@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import evaluation
 
-MODELS = ("spips-alexnet", "lpips-alexnet", "ms-ssim", "ssim", "psnr")
+MODELS = ("spips-lite", "lpips-alexnet", "ms-ssim", "ssim", "psnr")
 
 SPLITS = (
     "val_traditional", "val_cnn", "val_superres", "val_deblur", "val_color",

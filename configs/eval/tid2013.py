@@ -12,14 +12,16 @@ from ml_collections import ConfigDict
 from spips_jax import evaluation
 
 MODELS = (
-    "spips-alexnet", "lpips-alexnet", "lpips-squeezenet", "ms-ssim", "ssim", "psnr",
+    "spips-alexnet-untrained", "lpips-alexnet", "lpips-squeezenet", "ms-ssim", "ssim",
+    "psnr",
 )  # fmt: skip
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = evaluation.default()
-    for name in MODELS:
-        config.models[name] = evaluation.model(name)
+    for label in MODELS:
+        name = label.removesuffix("-untrained")
+        config.models[label] = evaluation.model(name, trained=name == label)
     config.data.tid2013 = evaluation.dataset("tid2013")
     return config

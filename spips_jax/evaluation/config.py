@@ -44,6 +44,7 @@ def default() -> ConfigDict:
 def model(
     name: str,
     *,
+    trained: bool = True,
     weights: str = "",
     head: str = "",
     dtype: str = "float32",
@@ -53,6 +54,7 @@ def model(
 
     Args:
       name: of a model or a baseline, or a trained model's .safetensors file.
+      trained: False takes the uniform head of a SPIPS model by name.
       weights: the backbone's file; the cache's by default.
       head: the second file of LPIPS and DISTS, likewise.
       dtype: of the backbone: float32 or bfloat16.
@@ -63,6 +65,7 @@ def model(
     return ConfigDict(
         {
             "name": name,
+            "trained": trained,
             "weights": weights,
             "head": head,
             "dtype": dtype,
@@ -146,6 +149,11 @@ def _check_model(label: str, one: Any) -> None:
         raise EvaluationError(
             f"model {one.name!r} is not one of {', '.join(known)}, nor a .safetensors"
             " file"
+        )
+    if not one.trained and one.name not in metric.MODELS:
+        raise EvaluationError(
+            f"models.{label}.trained is False, but {one.name} has no uniform head: only"
+            f" {', '.join(metric.MODELS)} have"
         )
     if one.dtype not in ("float32", "bfloat16"):
         raise EvaluationError(

@@ -209,7 +209,7 @@ def _load(label: str, one: ConfigDict) -> Judge:
         elif one.head:
             raise ValueError(f"{one.name} has no second file: leave head out")
         else:
-            loaded = metric.load(one.name, **options)
+            loaded = metric.load(one.name, trained=one.trained, **options)
     except WeightsError:
         raise
     except ValueError as error:

@@ -142,6 +142,7 @@ def test_disagreements_are_the_worst(sets: Path) -> None:
         ({"models.psnr.dtype": "float16"}, "float32 or bfloat16"),
         ({"models.psnr.value_range": (1.0, 0.0)}, "the first must be below"),
         ({"models.psnr.head": "x"}, "psnr"),
+        ({"models.psnr.trained": False}, "but psnr has no uniform head"),
         ({"data.one.fold": "6/5"}, "data.one.fold: fold is '6/5'"),
         ({"data.one.split": "none"}, "has no split 'none'"),
         ({"data.one.name": "other"}, "no set 'other'"),

@@ -64,6 +64,10 @@ def test_the_command_prints_its_tables(
         (["--output=out", "--config.lots=3"], "no field 'lots' in --config.lots=3"),
         (["--output=out", "report"], "'report' is no command: calibrate, or none"),
         (["--output=out", "--model=psnr", "--model=psnr"], "psnr is given twice"),
+        (
+            ["--output=out", *2 * ["--model=spips-vgg16"]],
+            "spips-vgg16-untrained is given twice",
+        ),
         ([], "--output is missing"),
     ],
 )

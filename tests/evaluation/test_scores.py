@@ -199,12 +199,17 @@ def test_scores_of_something_else_are_refused(
     made = config(models=("psnr",))
     evaluation.evaluate(made, tmp_path)
     before = report_of(tmp_path)
-    other = config(models=())
-    other.models.psnr = evaluation.model("ssim")
-    with pytest.raises(
-        evaluation.EvaluationError, match=r"model.name psnr, not of ssim"
+    for model, called in (
+        (evaluation.model("ssim"), "ssim"),
+        (evaluation.model("spips-lite"), "spips-lite"),
+        (evaluation.model("spips-lite", trained=False), "spips-lite-untrained"),
     ):
-        evaluation.evaluate(other, tmp_path)
+        other = config(models=())
+        other.models.psnr = model
+        with pytest.raises(
+            evaluation.EvaluationError, match=f"model.name psnr, not of {called}:"
+        ):
+            evaluation.evaluate(other, tmp_path)
     told = config(models=())
     told.models.psnr = evaluation.model("psnr", value_range=(-1, 1))
     with pytest.raises(evaluation.EvaluationError, match=r"value_range \[0.0, 1.0\]"):
@@ -214,6 +219,15 @@ def test_scores_of_something_else_are_refused(
     with pytest.raises(evaluation.EvaluationError, match=r"examples 21, not of 14"):
         evaluation.evaluate(fewer, tmp_path)
     assert report_of(tmp_path) == before
+
+
+def test_a_card_tells_what_was_learned() -> None:
+    trained, uniform = (
+        Judge(label="x", metric=spips_jax.load("spips-lite", trained=trained)).card
+        for trained in (True, False)
+    )
+    assert trained["weights"] != uniform["weights"]
+    assert uniform["name"] == "spips-lite-untrained"
 
 
 @pytest.mark.parametrize(
