@@ -20,7 +20,7 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "tid2013"
-    config.num_steps = 3000
+    config.num_steps = 2000
     config.data.train.tid2013 = training.source(
         "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, part="training"
     )

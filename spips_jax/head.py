@@ -106,11 +106,14 @@ class FreeHead(nn.Module):
         """Maps `(..., n)`, non-negative, to `(...)`, non-negative."""
         n = len(self.initial)
         batch = (1,) * (inputs.ndim - 1)
-        linear = self.param("linear", lambda _: jnp.asarray(self.initial, jnp.float32))
+        # Not the monotone head's names, whose parameters are held at 0 or above.
+        linear = self.param(
+            "free_linear", lambda _: jnp.asarray(self.initial, jnp.float32)
+        )
         init, width, dtype = nn.initializers, (self.width,), jnp.float32
-        kernel = self.param("kernel", init.normal(8.0 / n), (n, *width), dtype)
+        kernel = self.param("free_kernel", init.normal(8.0 / n), (n, *width), dtype)
         bias = self.param("bias", init.normal(1.0), width, dtype)
-        output = self.param("output", init.zeros, width, dtype)
+        output = self.param("free_output", init.zeros, width, dtype)
         bias = bias.reshape(*batch, self.width)
         hidden = jnp.matmul(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
         hidden = jnp.tanh(hidden + bias) - jnp.tanh(bias)

@@ -46,7 +46,7 @@ def write_model(
     *,
     name: str,
     network: str,
-    width: int,
+    options: Mapping[str, Any],
     whole: bool,
     card: Mapping[str, Any],
 ) -> None:
@@ -57,7 +57,7 @@ def write_model(
       params: of the network, those of the backbone among them.
       name: the model's.
       network: the backbone, a key of `backbones.BACKBONES`.
-      width: hidden units of the head.
+      options: attributes of `Spips` beside its backbone, for JSON.
       whole: whether the backbone's parameters go into the file.
       card: how the model was made and how good it is, for JSON.
 
@@ -70,13 +70,13 @@ def write_model(
     weights.write_tensors(
         path,
         stored,
-        shapes=_shapes(network, width=width, whole=whole),
+        shapes=_shapes(network, options=options, whole=whole),
         network=f"spips-{network}",
         metadata={
             "name": name,
             "backbone": network,
             "backbone_sha256": weights.digest(backbone),
-            "width": str(width),
+            "options": json.dumps(dict(options)),
             "card": json.dumps(card),
         },
     )
@@ -139,12 +139,16 @@ def read_model(
     path = Path(path)
     flat, metadata = _read(path)
     calibration = _calibration(path, metadata)
-    network, width = metadata["backbone"], int(metadata["width"])
+    network = metadata["backbone"]
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads(metadata["options"]).items()
+    }
     whole = any(name.startswith(f"{BACKBONE}.") for name in flat)
     weights.check_shapes(
         path,
         flat,
-        shapes=_shapes(network, width=width, whole=whole),
+        shapes=_shapes(network, options=options, whole=whole),
         network=metadata["network"],
     )
     params = traverse_util.unflatten_dict(flat, sep=".")
@@ -163,7 +167,7 @@ def read_model(
                 f" {path.name} was trained on {metadata['backbone_sha256'][:16]}...:"
                 f" {weights.how_to_get(network)}"
             )
-    module = Spips(backbone=backbones.build(network, dtype=dtype), width=width)
+    module = Spips(backbone=backbones.build(network, dtype=dtype), **options)
     return metadata["name"], module, jax.tree.map(jnp.asarray, params), calibration
 
 
@@ -203,9 +207,11 @@ def _stored(flat: Mapping[str, Any], *, network: str) -> dict[str, Any]:
     }
 
 
-def _shapes(network: str, *, width: int, whole: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    network: str, *, options: Mapping[str, Any], whole: bool
+) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters, without computing anything."""
-    module = Spips(backbone=backbones.build(network), width=width)
+    module = Spips(backbone=backbones.build(network), **options)
     image = jax.ShapeDtypeStruct((MIN_SIZE, MIN_SIZE, 3), jnp.float32)
     init = partial(module.init, jax.random.key(0))
     params = jax.eval_shape(init, image, image)["params"]

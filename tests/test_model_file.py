@@ -41,7 +41,7 @@ def write(path: Path, metric: Metric, *, whole: bool = False, width: int = 32) -
         jax.device_get(metric.variables["params"]),
         name="mine",
         network="alexnet",
-        width=width,
+        options={"width": width},
         whole=whole,
         card={"step": 7},
     )
@@ -70,7 +70,7 @@ def test_lites_backbone_is_stored_as_float16(random_metric, pair, tmp_path):
 
     def write_lite(path, params):
         model_file.write_model(
-            path, params, name="mine", network="lite", width=32, whole=True, card={}
+            path, params, name="mine", network="lite", options={}, whole=True, card={}
         )
         return spips_jax.load(path)
 

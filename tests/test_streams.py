@@ -219,8 +219,8 @@ def test_the_free_head_follows_its_equation():
     params = head.init(jax.random.key(0), jnp.zeros(5))["params"]
     p = {k: np.asarray(v) + rng.normal(size=v.shape) for k, v in params.items()}
     inputs = rng.random((6, 5))
-    hidden = np.tanh(inputs @ p["kernel"] + p["bias"]) - np.tanh(p["bias"])
-    expected = np.abs(inputs @ p["linear"] + hidden @ p["output"])
+    hidden = np.tanh(inputs @ p["free_kernel"] + p["bias"]) - np.tanh(p["bias"])
+    expected = np.abs(inputs @ p["free_linear"] + hidden @ p["free_output"])
     variables = {"params": {k: v.astype(np.float32) for k, v in p.items()}}
     actual = head.apply(variables, jnp.asarray(inputs, jnp.float32))
     # float32, of terms that cancel.

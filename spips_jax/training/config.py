@@ -15,7 +15,9 @@ import jax
 from ml_collections import ConfigDict
 
 from spips_jax import backbones, parallel
+from spips_jax.data.splits import parse_names
 from spips_jax.metric import MODELS
+from spips_jax.spips import STATISTICS, STREAMS
 
 
 class TrainingError(ValueError):
@@ -39,6 +41,10 @@ def default() -> ConfigDict:
                 "weights": "",  # the backbone's file; "random" for random ones
                 "teacher": "",  # a backbone to learn from: training.distill
                 "dtype": "float32",  # of the backbone: float32 or bfloat16
+                # What the head sees; all but these are for ablations.
+                "streams": ",".join(STREAMS),
+                "statistics": ",".join(STATISTICS),
+                "head": "monotone",  # or free
                 "width": 32,  # hidden units of the head
                 # Paths of the parameters to train: see training.state.partition.
                 "trainable": "perceptual,semantic,head,gain",
@@ -136,6 +142,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "model.name": tuple(MODELS),
     "model.teacher": ("", *backbones.BACKBONES),
     "model.dtype": ("float32", "bfloat16"),
+    "model.head": ("monotone", "free"),
     "optim.schedule": ("cosine", "linear", "constant"),
     "distributed": parallel.DISTRIBUTED,
 }
@@ -154,6 +161,13 @@ def check(config: ConfigDict) -> None:
         if fields[name] not in choices:
             raise TrainingError(
                 f"{name} is {fields[name]!r}, which is not one of {', '.join(choices)}"
+            )
+    for name, known in (("streams", STREAMS), ("statistics", STATISTICS)):
+        given = parse_names(config.model[name])
+        if not given or given != [one for one in known if one in given]:
+            raise TrainingError(
+                f"model.{name} is {config.model[name]!r}: name some of"
+                f" {','.join(known)}, in this order"
             )
     if config.optim.average >= 1:
         raise TrainingError(

@@ -81,7 +81,7 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
         jax.device_get(params),
         name=name,
         network=network,
-        width=config.model.width,
+        options=setup.options(config),
         whole=whole,
         card=card,
     )

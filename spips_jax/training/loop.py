@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Outcome:
     frozen = parallel.replicate(model.frozen)
     if pooling:
         sets = setup.build_sets(
-            config, partial(_open_pooled, config, model, frozen, open_one)
+            config, partial(open_pooled, config, model, frozen, open_one)
         )
     tx = setup.build_optimizer(config)
     fresh = setup.build_state(config, model, tx)
@@ -183,7 +183,7 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
         )
 
 
-def _open_pooled(
+def open_pooled(
     config: ConfigDict, model: Model, frozen: Params, open_one: setup.OpenSet, one: Any
 ) -> data.Dataset:
     """Opens a set with what the network makes of it, where its images come whole."""

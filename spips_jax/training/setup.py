@@ -125,7 +125,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
             flip=one.flip,
             grouped=one.grouped,
         )
-        objectives[label] = _objective(label, dataset, one)
+        objectives[label] = build_objective(label, dataset, one)
     if unknown:
         raise TrainingError(
             f"data.exclude_references names {', '.join(sorted(unknown))}, which no set"
@@ -147,7 +147,12 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
     return Sets(training, objectives, validation)
 
 
-def _objective(label: str, dataset: data.Dataset, one: Any) -> step.Objective:
+def build_objective(label: str, dataset: data.Dataset, one: Any) -> step.Objective:
+    """What an entry of `data.train` asks to learn of its set.
+
+    Raises:
+      TrainingError: losses that do not suit the set, nothing to learn in it.
+    """
     known = step.LOSSES[dataset.kind]
     for name in one.losses:
         if name not in known:
@@ -175,6 +180,16 @@ def _objective(label: str, dataset: data.Dataset, one: Any) -> step.Objective:
     )
 
 
+def options(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of `Spips` beside its backbone."""
+    return {
+        "width": config.model.width,
+        "streams": tuple(parse_names(config.model.streams)),
+        "statistics": tuple(parse_names(config.model.statistics)),
+        "monotone": config.model.head == "monotone",
+    }
+
+
 def build_model(config: ConfigDict) -> Model:
     """The network of a config, its parameters parted into trained and frozen.
 
@@ -185,7 +200,7 @@ def build_model(config: ConfigDict) -> Model:
     name = metric.MODELS[config.model.name]
     module = Spips(
         backbone=backbones.build(name, dtype=jnp.dtype(config.model.dtype)),
-        width=config.model.width,
+        **options(config),
     )
     key, backbone_key, ranker_key = jax.random.split(jax.random.key(config.seed), 3)
     if config.model.weights == RANDOM:

@@ -112,7 +112,8 @@ class Network:
         extract: Any = partial(self.module.apply, {"params": params}, method="extract")
         teach = partial(self.teacher.apply, {"params": beside[distill.TEACHER]})
         teacher = jax.tree.map(unit_normalize, extract_taps(teach, images))
-        return distill.errors(extract(images).taps, teacher, beside[distill.ADAPTER])
+        student = jax.tree.map(unit_normalize, extract(images).taps)
+        return distill.errors(student, teacher, beside[distill.ADAPTER])
 
     @property
     def size(self) -> int:

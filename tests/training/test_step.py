@@ -39,12 +39,13 @@ def images(*names: str, count: int = 2) -> dict[str, np.ndarray]:
 
 
 def test_a_pooled_pair_is_one_vector_and_back(network: step.Network) -> None:
-    """Of AlexNet: a number a channel, three classical maps, four signed facts."""
-    assert network.size == 64 + 192 + 384 + 256 + 256 + 3 + 4
+    """Of AlexNet: three numbers a channel, three classical maps, seven facts."""
+    assert network.size == 3 * (64 + 192 + 384 + 256 + 256) + 3 + 7
     vectors = np.random.default_rng(0).random((2, 3, network.size), np.float32)
     pooled = network.unpack(vectors)
-    assert pooled.squares["relu3"].shape == (2, 3, 384)
-    assert pooled.signed.shape == (2, 3, 4)
+    for name in ("relu3", "relu3_texture", "relu3_structure"):
+        assert pooled.deep[name].shape == (2, 3, 384)
+    assert pooled.facts.shape == (2, 3, 7)
     np.testing.assert_array_equal(network.pack(pooled), vectors)
 
 

@@ -1,0 +1,38 @@
+"""The models that come with the package: their heads, on all of TID2013.
+
+As `configs/tid2013.py`, whose folds say how good they are, but no reference is held
+out. spips-lite's backbone is the one in the package, or `--config.model.weights` names
+the file that `configs/lite_backbone.py` made. Which references to leave out can be said
+by name, so that a set that shares photographs stays a fair test.
+
+Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
+
+    python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
+    python train.py --config=configs/release.py --workdir=DIR --config.model.name=MODEL
+    python train.py export --workdir=DIR --output=MODEL.safetensors
+    python evaluate.py calibrate --model=MODEL.safetensors --data=tid2013 --output=DIR
+
+    python train.py --config=configs/release.py --workdir=DIR \\
+        --config.data.exclude_references=I06,I08,I13,I19,I23
+
+Hardware: two cores of a cloud VM, no GPU.
+Time: RELEASE_TIME
+Result: RELEASE_RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from spips_jax import training
+
+
+def get_config() -> ConfigDict:
+    config = training.default()
+    config.model.name = "spips-lite"
+    config.num_steps = 2000
+    config.data.train.tid2013 = training.source(
+        "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}
+    )
+    config.data.validation.tid2013 = training.held("tid2013")
+    config.validate.every = config.num_steps  # the last step is the one to take
+    config.optim.learning_rate = 5e-3
+    return config
