@@ -28,11 +28,13 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.model.name = "spips-lite"
-    config.num_steps = 2000
+    config.num_steps = 1200
     config.data.train.tid2013 = training.source(
         "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}
     )
     config.data.validation.tid2013 = training.held("tid2013")
     config.validate.every = config.num_steps  # the last step is the one to take
     config.optim.learning_rate = 5e-3
+    config.optim.multipliers.perceptual = 0.1
+    config.optim.multipliers.semantic = 0.1
     return config

@@ -20,10 +20,12 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "tid2013"
-    config.num_steps = 2000
+    config.num_steps = 1200
     config.data.train.tid2013 = training.source(
         "tid2013", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, part="training"
     )
     config.data.validation.tid2013 = training.held("tid2013", part="held_out")
     config.optim.learning_rate = 5e-3
+    config.optim.multipliers.perceptual = 0.1
+    config.optim.multipliers.semantic = 0.1
     return config
