@@ -131,7 +131,7 @@ def test_interruption(monkeypatch, capsys):
     assert "interrupted" in error_line(capsys, "vgg16")
 
 
-@pytest.mark.parametrize("argv", [[], ["vgg11"], ["vgg16", "--sauce", "x"]])
+@pytest.mark.parametrize("argv", [[], ["vgg11"], ["lite"], ["vgg16", "--sauce", "x"]])
 def test_wrong_arguments(capsys, argv):
     with pytest.raises(SystemExit) as stop:
         cli.main(argv)
