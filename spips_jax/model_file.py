@@ -140,7 +140,7 @@ def read_model(
     flat, metadata = _read(path)
     calibration = _calibration(path, metadata)
     network = metadata["backbone"]
-    options = {
+    options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in json.loads(metadata["options"]).items()
     }
