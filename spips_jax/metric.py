@@ -86,10 +86,10 @@ class Metric:
 
         Returns:
           A `Comparison`: `score`, the score of each stream alone in `streams`, and
-          `maps` at the images' size. Of SPIPS, the maps named after a tap, "psnr",
-          "ssim" and "ms_ssim" are the head's inputs, each in [0, 1]; "perceptual",
-          "semantic", "classical" and "fused" are the head applied at every pixel, in
-          the unit of the score.
+          `maps` at the images' size. Of SPIPS, the maps named after a tap, its
+          "_structure", "psnr", "ssim" and "ms_ssim" are the head's inputs where they
+          are; "perceptual", "semantic", "classical" and "fused" are the head applied at
+          every pixel, in the unit of the score.
         """
         return _explain(*self._checked(reference, distorted, value_range))
 
@@ -210,10 +210,14 @@ def _compare(
     # alone, a loss's, does not run back through the other. That saves a third.
     first = reference if isinstance(reference, Features) else extract(reference)
     second = extract(distorted)
-    if first.taps.keys() != second.taps.keys():
+    theirs, ours = (
+        ", ".join(f"{tap} {x.shape[-1]}" for tap, x in sorted(features.taps.items()))
+        for features in (first, second)
+    )
+    if theirs != ours:  # networks may name their taps alike
         raise ValueError(
-            f"features of {sorted(first.taps)} are another metric's: {metric.name}"
-            f" compares {sorted(second.taps)}; use its own"
+            f"features of {theirs} channels are another metric's: {metric.name}"
+            f" compares {ours}; use its own"
         )
     batch = jnp.broadcast_shapes(first.image.shape[:-3], second.image.shape[:-3])
     first, second = (

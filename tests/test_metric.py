@@ -363,10 +363,11 @@ def test_bad_arrays_are_refused_before_any_work(random_metric, pair):
 
 def test_features_of_another_metric_are_refused(random_metric, pair):
     reference, distorted = pair(*SIZE)
-    features = random_metric("squeezenet").features(reference)
-    match = r"'fire3'.*spips-alexnet-untrained compares \['relu1'"
-    with pytest.raises(ValueError, match=match):
-        random_metric("alexnet")(features, distorted)
+    for network, tap in (("squeezenet", "fire3 128"), ("lite", "relu3 256")):
+        features = random_metric(network).features(reference)
+        match = rf"{tap}.*spips-alexnet-untrained compares .*relu3 384"
+        with pytest.raises(ValueError, match=match):
+            random_metric("alexnet")(features, distorted)
 
 
 def test_loading_says_what_to_run(tmp_path, monkeypatch, random_weights):

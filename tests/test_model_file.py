@@ -12,8 +12,17 @@ import pytest
 import safetensors.numpy
 
 import spips_jax
-from spips_jax import Calibration, Metric, WeightsError, metric, model_file, weights
+from spips_jax import (
+    Calibration,
+    Metric,
+    WeightsError,
+    backbones,
+    metric,
+    model_file,
+    weights,
+)
 from spips_jax.cli import main
+from spips_jax.spips import Spips
 
 
 @pytest.fixture
@@ -61,6 +70,21 @@ def test_a_model_comes_back_as_it_was(trained, pair, tmp_path, random_weights, w
     backbone_digest = weights.digest(trained.variables["params"]["backbone"])
     assert card == {"step": 7, "name": "mine", "backbone_sha256": backbone_digest}
     assert (path.stat().st_size > 9_000_000) == whole
+
+
+def test_the_options_of_the_network_come_back(random_metric, random_weights, tmp_path):
+    backbone = random_metric("alexnet").variables["params"]["backbone"]
+    options = {"width": 8, "streams": ["semantic", "classical"], "monotone": False}
+    module = Spips(backbone=backbones.build("alexnet"), **options)
+    params = {**metric.untrained(module), "backbone": backbone}
+    path = tmp_path / "model.safetensors"
+    model_file.write_model(
+        path, params, name="mine", network="alexnet", options=options, whole=False,
+        card={},
+    )  # fmt: skip
+    loaded = spips_jax.load(path, weights=random_weights("alexnet")).module
+    assert (loaded.width, loaded.monotone) == (8, False)
+    assert loaded.streams == ("semantic", "classical")
 
 
 def test_lites_backbone_is_stored_as_float16(random_metric, pair, tmp_path):

@@ -180,6 +180,12 @@ BAD = {
     "model.trainable": ("heads", "model.trainable has 'heads', which no parameter's"),
     "batch_size": (9, "batch_size is 9, which 2 devices cannot share.* make it 10"),
     "validate.batch_size": (5, "validate.batch_size is 5, which 2 devices cannot sha"),
+    "model.head": ("convex", "model.head is 'convex', which is not one of monotone"),
+    "model.streams": (
+        "semantic,perceptual",
+        "model.streams is 'semantic,perceptual': name some of perceptual,semantic",
+    ),
+    "model.statistics": ("", "model.statistics is '': name some of squares,texture"),
     "distributed": ("maybe", "distributed is 'maybe', which is not one of auto"),
     "data.fold": ("6/5", "fold is '6/5'"),
     "data.exclude_references": ("kodim99", "exclude_references names kodim99, which"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +50,41 @@ def test_a_pooled_pair_is_one_vector_and_back(network: step.Network) -> None:
         assert pooled.deep[name].shape == (2, 3, 384)
     assert pooled.facts.shape == (2, 3, 7)
     np.testing.assert_array_equal(network.pack(pooled), vectors)
+
+
+@pytest.mark.parametrize(
+    ("options", "counted"),
+    [
+        ({"streams": ("classical",)}, {"ssim"}),
+        ({"streams": ("perceptual", "classical")}, {"ssim", "relu1", "relu1_texture"}),
+        ({"streams": ("semantic",)}, {"relu3", "relu3_structure"}),
+        (
+            {"statistics": ("squares", "texture")},
+            {"ssim", "relu1", "relu1_texture", "relu3"},
+        ),
+        (
+            {"monotone": False},
+            {"ssim", "relu1", "relu1_texture", "relu3", "relu3_structure"},
+        ),
+    ],
+)
+def test_the_head_sees_what_it_is_given(
+    network: step.Network, options: dict, counted: set[str]
+) -> None:
+    """The score is 0 where nothing differs, and moves with what is not left out."""
+    module = Spips(backbone=backbones.build("alexnet"), width=4, **options)
+    judge = step.network_of(module)
+    zero = network.unpack(jnp.zeros(network.size))
+    params = jax.jit(partial(module.init, method="judge"))(jax.random.key(0), zero)
+    score = jax.jit(partial(module.apply, params, method="judge"))
+    assert judge.size == network.size
+    assert score(zero) == 0
+    for name in ("ssim", "relu1", "relu1_texture", "relu3", "relu3_structure"):
+        part = "deep" if name in zero.deep else "classical"
+        values = {**getattr(zero, part)}
+        values[name] = values[name] + 0.1
+        moved = score(dataclasses.replace(zero, **{part: values}))
+        assert (moved > 0) == (name in counted), name
 
 
 @pytest.mark.parametrize("kind", ["pairs", "2afc"])
