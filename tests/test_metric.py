@@ -200,9 +200,12 @@ def test_explain_adds_up(random_metric, network, pair):
     # The untrained head is linear.
     np.testing.assert_allclose(sum(parts.streams.values()), parts.score, **SAME)
     taps = set(metric.module.backbone.taps)
-    assert set(parts.maps) == taps | {"psnr", "ssim", "ms_ssim"} | set(
-        parts.streams
-    ) | {"fused"}
+    assert set(parts.maps) == (
+        taps
+        | {f"{tap}_structure" for tap in taps}
+        | {"psnr", "ssim", "ms_ssim", "fused"}
+        | set(parts.streams)
+    )
     assert {m.shape for m in parts.maps.values()} == {(2, *SIZE)}
     for name in taps | {"psnr", "ssim", "ms_ssim"}:
         assert parts.maps[name].max() <= 1 + 1e-5, name  # float32
@@ -215,16 +218,28 @@ def test_the_untrained_score_is_the_mean_of_the_streams(random_metric, pair):
     reference, distorted = (image.astype(np.float64) for image in pair(*SIZE))
     parts = metric.explain(reference, distorted)
     x, y = (metric.features(image).taps for image in (reference, distorted))
-    cosine = {
-        # 1 - cosine similarity, where features are not all zero
-        tap: 1 - np.einsum("hwc,hwc->hw", x[tap], y[tap]).mean()
-        for tap in x
-    }
-    perceptual = np.mean([cosine["relu1"], cosine["relu2"]])
-    semantic = np.mean([cosine[f"relu{k}"] for k in (3, 4, 5)])
-    classical = np.mean([parts.maps[k].mean() for k in ("psnr", "ssim", "ms_ssim")])
+    told = {tap: differences_of_a_tap(x[tap], y[tap]) for tap in x}
+    perceptual = np.mean([told["relu1"], told["relu2"]])
+    semantic = np.mean([told[f"relu{k}"] for k in (3, 4, 5)])
+    psnr = 10 * np.log10(1 / np.mean((reference - distorted) ** 2))
+    classical = np.mean(
+        [1 - psnr / 60, parts.maps["ssim"].mean(), parts.maps["ms_ssim"].mean()]
+    )
     expected = np.mean([perceptual, semantic, classical])
     np.testing.assert_allclose(parts.score, expected, rtol=1e-4)  # 1 - cosine cancels
+
+
+def differences_of_a_tap(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """1 - cosine similarity, and what DISTS's two terms lack, means over channels."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    lengths = [np.maximum(np.linalg.norm(z, axis=-1), 1e-12) for z in (x, y)]
+    cosine = np.einsum("hwc,hwc->hw", x, y) / (lengths[0] * lengths[1])
+    mean_x, mean_y = x.mean((0, 1)), y.mean((0, 1))
+    covariance = ((x - mean_x) * (y - mean_y)).mean((0, 1))
+    c = 1e-6
+    texture = 1 - (2 * mean_x * mean_y + c) / (mean_x**2 + mean_y**2 + c)
+    structure = 1 - (2 * covariance + c) / (x.var((0, 1)) + y.var((0, 1)) + c)
+    return [1 - cosine.mean(), texture.mean(), structure.mean() / 2]
 
 
 class TestComposes:
