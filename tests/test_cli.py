@@ -238,7 +238,7 @@ def calibrated(random_metric) -> Callable[[Calibration], str]:
             jax.device_get(random_metric("alexnet").variables["params"]),
             name="mine",
             network="alexnet",
-            width=32,
+            options={"width": 32},
             whole=False,
             card={},
         )

@@ -100,7 +100,7 @@ def model(
         jax.device_get(metric.variables["params"]),
         name="spips-alexnet-tiny",
         network="alexnet",
-        width=32,
+        options={"width": 32},
         whole=True,
         card={},
     )
