@@ -187,15 +187,11 @@ class Spips(nn.Module):
             deep[_input(tap, "texture")] = texture_difference(x, y, weights)
         images = reference.image, distorted.image
         maps = classical.quality_maps(*images, names=CLASSICAL)
-        error = attention_pool(classical.squared_error(*images), logits)
-        pooled_maps = {name: attention_pool(m, logits) for name, m in maps.items()}
         # A mean of logarithms cannot tell a few large errors from many small ones.
-        pooled_maps["psnr"] = classical.psnr_quality(error)
-        pooled = Pooled(
-            deep=deep,
-            classical=pooled_maps,
-            facts=facts(*images),
-        )
+        linear = {**maps, "psnr": classical.squared_error(*images)}
+        means = {name: attention_pool(map_, logits) for name, map_ in linear.items()}
+        means["psnr"] = classical.psnr_quality(means["psnr"])
+        pooled = Pooled(deep=deep, classical=means, facts=facts(*images))
         return pooled, deep_maps, maps
 
     def judge(self, pooled: Pooled) -> jax.Array:
