@@ -206,6 +206,8 @@ class SqueezeNet(nn.Module):
 
 BACKBONES: dict[str, Callable[..., Any]] = {
     "lite": Lite,
+    "alexnet": AlexNet,
+    "squeezenet": SqueezeNet,
     "vgg16": partial(
         Vgg,
         depths=(2, 2, 3, 3, 3),
@@ -218,8 +220,6 @@ BACKBONES: dict[str, Callable[..., Any]] = {
         perceptual=("relu1_2", "relu2_2", "relu3_4"),
         semantic=("relu4_4", "relu5_4"),
     ),
-    "alexnet": AlexNet,
-    "squeezenet": SqueezeNet,
 }
 
 
