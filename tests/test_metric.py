@@ -108,14 +108,15 @@ def test_gradients_are_finite_where_features_are_zero(random_metric, dtype):
 
 
 def test_the_gradient_is_the_slope(random_metric, pair):
-    reference, distorted = (jnp.asarray(x) for x in pair(*SIZE))
+    # Of smaller images the deepest taps have one position, and their texture bends.
+    reference, distorted = (jnp.asarray(x) for x in pair(120, 128))
     metric = random_metric("alexnet")
     gradient = jax.grad(metric, argnums=1)(reference, distorted)
     slope = jnp.linalg.norm(gradient.ravel())
-    step = 0.05 * gradient / slope
+    step = 0.001 * gradient / slope
     rise = metric(reference, distorted + step) - metric(reference, distorted - step)
-    # A central difference, over ReLUs and in float32: right to some per cent.
-    np.testing.assert_allclose(rise / 0.1, slope, rtol=0.05)
+    # A central difference, over ReLUs, bends and float32: right to some per cent.
+    np.testing.assert_allclose(rise / 0.002, slope, rtol=0.1)
 
 
 @networks
@@ -264,7 +265,8 @@ class TestComposes:
         np.testing.assert_allclose(actual, metric(reference, distorted), **SAME)
 
     def test_grad_of_weights(self, metric, pair):
-        gradient = jax.grad(lambda m: m(*pair(*SIZE)))(metric)
+        # Large enough for the deepest taps to have a structure.
+        gradient = jax.grad(lambda m: m(*pair(96, 100)))(metric)
         assert isinstance(gradient, spips_jax.Metric)
         head = gradient.variables["params"]["head"]
         assert (head["linear"] > 0).all()

@@ -85,8 +85,9 @@ def test_it_makes_a_run(config: ConfigDict) -> None:
     )
     for source in sources:
         # Names are of this set alone here, so only those of one set can be told apart.
-        for held in sets.validation.values():
-            if held.name == source.dataset.name and held.name != "bapps":
+        for label, held in sets.validation.items():
+            held_out = config.data.validation[label].part == "held_out"
+            if held.name == source.dataset.name and held_out:
                 shared = set(held.references) & set(source.dataset.references)
                 assert not shared
     with data.train_batches(sources, batch_size=config.batch_size, seed=0):
