@@ -113,7 +113,7 @@ def test_another_networks_file_is_named(random_weights):
 
 
 def test_an_unknown_network_is_an_error():
-    with pytest.raises(WeightsError, match="'resnet' is not one of vgg16"):
+    with pytest.raises(WeightsError, match="'resnet' is not one of alexnet"):
         weights.expected_shapes("resnet")
 
 
