@@ -154,7 +154,7 @@ def test_a_tap_that_does_not_exist_is_an_error():
 
 
 def test_an_unknown_backbone_is_an_error():
-    with pytest.raises(ValueError, match=r"'resnet' is not one of lite, vgg16"):
+    with pytest.raises(ValueError, match=r"'resnet' is not one of lite, alexnet"):
         backbones.build("resnet")
 
 
