@@ -116,6 +116,11 @@ class AlexNet(nn.Module):
     def taps(self) -> tuple[str, ...]:
         return (*self.perceptual, *self.semantic)
 
+    def _named(self, *activations: jax.Array) -> Taps:
+        """Those of relu1, relu2 and so on that are taps."""
+        named = {f"relu{k}": x for k, x in enumerate(activations, start=1)}
+        return {tap: named[tap] for tap in self.taps}
+
     @nn.compact
     def __call__(self, images: jax.Array) -> Taps:
         conv = partial(convolution, dtype=self.dtype)
@@ -124,26 +129,16 @@ class AlexNet(nn.Module):
         relu3 = nn.relu(conv(384, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
         relu4 = nn.relu(conv(256, 3, padding=1, name="conv4")(relu3))
         relu5 = nn.relu(conv(256, 3, padding=1, name="conv5")(relu4))
-        names = ("relu1", "relu2", "relu3", "relu4", "relu5")
-        taps = dict(zip(names, (relu1, relu2, relu3, relu4, relu5), strict=True))
-        return {tap: taps[tap] for tap in self.taps}
+        return self._named(relu1, relu2, relu3, relu4, relu5)
 
 
-class Lite(nn.Module):
+class Lite(AlexNet):
     """A compact network whose activations have the sizes of AlexNet's, tap by tap.
 
     So it can learn from AlexNet at every position. Its kernels are fewer and, past the
     first layer, all 3x3: 1.46 million parameters where AlexNet's convolutions have 2.47
     million.
     """
-
-    perceptual: Sequence[str] = ("relu1", "relu2")
-    semantic: Sequence[str] = ("relu3", "relu4", "relu5")
-    dtype: DTypeLike = jnp.float32
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return (*self.perceptual, *self.semantic)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Taps:
@@ -154,9 +149,7 @@ class Lite(nn.Module):
         relu3 = nn.relu(conv(256, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
         relu4 = nn.relu(conv(192, 3, padding=1, name="conv4")(relu3))
         relu5 = nn.relu(conv(192, 3, padding=1, name="conv5")(relu4))
-        names = ("relu1", "relu2", "relu3", "relu4", "relu5")
-        taps = dict(zip(names, (relu1, relu2, relu3, relu4, relu5), strict=True))
-        return {tap: taps[tap] for tap in self.taps}
+        return self._named(relu1, relu2, relu3, relu4, relu5)
 
 
 class Fire(nn.Module):

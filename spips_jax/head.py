@@ -155,5 +155,5 @@ class Gain(nn.Module):
 
 
 GAIN = 0.5
-"""Logarithm of the largest factor. With 1 the training distortions fit no better and
-new ones worse."""
+"""Logarithm of the largest factor. With 1 held-out scenes are judged no better, and
+whole groups of distortions that were left out mostly worse."""
