@@ -1,23 +1,65 @@
-"""SPIPS in JAX: full-reference image quality as people see it (arXiv 2504.17234)."""
+"""SPIPS in JAX: full-reference image quality as people see it (arXiv 2504.17234).
 
-from spips_jax import baselines
-from spips_jax.calibration import Calibration
-from spips_jax.images import ImageError, read_image
-from spips_jax.metric import MODELS, Metric, load
-from spips_jax.spips import Comparison, Features
-from spips_jax.weights import WeightsError
+Names are imported when they are first used, so that `import spips_jax` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spips_jax import agreement, baselines, classical, losses
+    from spips_jax.calibration import Calibration
+    from spips_jax.images import ImageError, read_image
+    from spips_jax.loading import MODELS, NAMES, load
+    from spips_jax.metric import Metric
+    from spips_jax.spips import Comparison, Features
+    from spips_jax.weights import WeightsError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MODELS",
+    "NAMES",
     "Calibration",
     "Comparison",
     "Features",
     "ImageError",
     "Metric",
     "WeightsError",
+    "agreement",
     "baselines",
+    "classical",
     "load",
+    "losses",
     "read_image",
 ]
+
+_MODULES = ("agreement", "baselines", "classical", "losses")
+_HOMES = {
+    "MODELS": "loading",
+    "NAMES": "loading",
+    "Calibration": "calibration",
+    "Comparison": "spips",
+    "Features": "spips",
+    "ImageError": "images",
+    "Metric": "metric",
+    "WeightsError": "weights",
+    "load": "loading",
+    "read_image": "images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # so that this runs once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

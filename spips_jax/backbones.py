@@ -1,20 +1,23 @@
 """Backbones: ImageNet networks as Flax modules that return their named activations.
 
-A backbone maps ImageNet-normalised images `(N, H, W, 3)` to `{tap name: activation}`,
+A backbone maps normalised images `(N, H, W, 3)` to `{tap name: activation}`,
 activations `(N, h, w, C)` after their ReLU, and computes nothing past its deepest tap.
 Its taps come in two groups, from shallow to deep: `perceptual` (low-level) and
-`semantic` (high-level); SPIPS, arXiv 2504.17234, splits a CNN so, the place of the cut
-is our choice. Parameters carry torchvision's layers under the literature's names
-(`conv1_1/kernel`, ...); `weights_convert` fills them. `Lite` is nobody else's: it is
-trained here, on what AlexNet makes of images (`spips_jax.training.distill`).
+`semantic` (high-level). SPIPS, arXiv 2504.17234, splits a CNN in this way; the place of
+the cut is our choice. Parameters carry the literature's layer names
+(`conv1_1/kernel`, ...); `weights_convert` fills them from published files.
+
+All that the package knows of a backbone is its record in `BACKBONES`: to add one, write
+its module and its record here.
 
 float32 runs at `Precision.HIGHEST` whatever the global setting, because TF32 moves
-distances by half a per cent; `dtype=jnp.bfloat16` is there to be asked for.
+distances by half a per cent; `dtype=jnp.bfloat16` is opt-in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +27,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from spips_jax import winograd
+from spips_jax.images import MIN_SIZE, imagenet_normalize
+from spips_jax.messages import one_of
 
 Taps = dict[str, jax.Array]
 
@@ -67,25 +72,47 @@ def convolution(
     )
 
 
-class Vgg(nn.Module):
-    """VGG of Simonyan & Zisserman (arXiv 1409.1556), 3x3 convolutions in stages.
+class Network(nn.Module):
+    """What every backbone has; `build` fills it in from the record.
 
     Attributes:
-      depths: convolutions in each stage; (2, 2, 3, 3, 3) is VGG16.
-      perceptual, semantic: names of the taps, `relu<stage>_<convolution>`.
+      perceptual: names of the shallow taps.
+      semantic: names of the deep taps.
       dtype: of the computation; parameters are float32.
-      pool: between stages; the default is VGG's own.
+      network: its name in `BACKBONES`.
+      normalize: maps images in [0, 1] to what the network was trained on.
+      min_size: smallest height and width that it takes, in pixels.
     """
 
-    depths: Sequence[int]
-    perceptual: Sequence[str]
-    semantic: Sequence[str]
+    perceptual: Sequence[str] = ()
+    semantic: Sequence[str] = ()
     dtype: DTypeLike = jnp.float32
-    pool: Callable[[jax.Array], jax.Array] = max_pool_2x2
+    network: str = ""
+    normalize: Callable[[jax.Array], jax.Array] = imagenet_normalize
+    min_size: int = MIN_SIZE
 
     @property
     def taps(self) -> tuple[str, ...]:
+        """Names of all taps, from shallow to deep."""
         return (*self.perceptual, *self.semantic)
+
+    def _chosen(self, activations: Mapping[str, jax.Array]) -> Taps:
+        """Those activations that are taps, in the order of the taps."""
+        return {tap: activations[tap] for tap in self.taps}
+
+
+class Vgg(Network):
+    """VGG of Simonyan & Zisserman (arXiv 1409.1556), 3x3 convolutions in stages.
+
+    Its activations are named `relu<stage>_<convolution>`.
+
+    Attributes:
+      depths: convolutions in each stage; the default is VGG16.
+      pool: between stages; the default is VGG's own.
+    """
+
+    depths: Sequence[int] = (2, 2, 3, 3, 3)
+    pool: Callable[[jax.Array], jax.Array] = max_pool_2x2
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Taps:
@@ -101,25 +128,12 @@ class Vgg(nn.Module):
                 x = nn.relu(conv(x))
                 taps[f"relu{stage}_{layer}"] = x
                 if set(self.taps) <= set(taps):
-                    return {tap: taps[tap] for tap in self.taps}
+                    return self._chosen(taps)
         raise ValueError(f"taps {self.taps} are not all among {tuple(taps)}")
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """AlexNet's five convolutions (torchvision's, after arXiv 1404.5997)."""
-
-    perceptual: Sequence[str] = ("relu1", "relu2")
-    semantic: Sequence[str] = ("relu3", "relu4", "relu5")
-    dtype: DTypeLike = jnp.float32
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return (*self.perceptual, *self.semantic)
-
-    def _named(self, *activations: jax.Array) -> Taps:
-        """Those of relu1, relu2 and so on that are taps."""
-        named = {f"relu{k}": x for k, x in enumerate(activations, start=1)}
-        return {tap: named[tap] for tap in self.taps}
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Taps:
@@ -129,15 +143,15 @@ class AlexNet(nn.Module):
         relu3 = nn.relu(conv(384, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
         relu4 = nn.relu(conv(256, 3, padding=1, name="conv4")(relu3))
         relu5 = nn.relu(conv(256, 3, padding=1, name="conv5")(relu4))
-        return self._named(relu1, relu2, relu3, relu4, relu5)
+        return self._chosen(_numbered(relu1, relu2, relu3, relu4, relu5))
 
 
-class Lite(AlexNet):
+class Lite(Network):
     """A compact network whose activations have the sizes of AlexNet's, tap by tap.
 
-    So it can learn from AlexNet at every position. Its kernels are fewer and, past the
-    first layer, all 3x3: 1.46 million parameters where AlexNet's convolutions have 2.47
-    million.
+    This lets it learn from AlexNet at every position (`spips_jax.training.distill`).
+    Its kernels are fewer and, past the first layer, all 3x3: 1.46 million parameters
+    where AlexNet's convolutions have 2.47 million.
     """
 
     @nn.compact
@@ -149,7 +163,11 @@ class Lite(AlexNet):
         relu3 = nn.relu(conv(256, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
         relu4 = nn.relu(conv(192, 3, padding=1, name="conv4")(relu3))
         relu5 = nn.relu(conv(192, 3, padding=1, name="conv5")(relu4))
-        return self._named(relu1, relu2, relu3, relu4, relu5)
+        return self._chosen(_numbered(relu1, relu2, relu3, relu4, relu5))
+
+
+def _numbered(*activations: jax.Array) -> Taps:
+    return {f"relu{k}": x for k, x in enumerate(activations, start=1)}
 
 
 class Fire(nn.Module):
@@ -168,16 +186,8 @@ class Fire(nn.Module):
         return nn.relu(jnp.concatenate([narrow, wide], axis=-1))
 
 
-class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1 (arXiv 1602.07360); the taps are LPIPS's seven slices."""
-
-    perceptual: Sequence[str] = ("relu1", "fire3", "fire5")
-    semantic: Sequence[str] = ("fire6", "fire7", "fire8", "fire9")
-    dtype: DTypeLike = jnp.float32
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return (*self.perceptual, *self.semantic)
+class SqueezeNet(Network):
+    """SqueezeNet 1.1 (arXiv 1602.07360)."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Taps:
@@ -194,38 +204,164 @@ class SqueezeNet(nn.Module):
         taps["fire7"] = x = fire(48, 192, name="fire7")(x)
         taps["fire8"] = x = fire(64, 256, name="fire8")(x)
         taps["fire9"] = fire(64, 256, name="fire9")(x)
-        return {tap: taps[tap] for tap in self.taps}
+        return self._chosen(taps)
 
 
-BACKBONES: dict[str, Callable[..., Any]] = {
-    "lite": Lite,
-    "alexnet": AlexNet,
-    "squeezenet": SqueezeNet,
-    "vgg16": partial(
-        Vgg,
-        depths=(2, 2, 3, 3, 3),
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Published:
+    """Where others publish weights, and under which names.
+
+    Attributes:
+      origin: where the file is to be had, for people.
+      tensors: published tensor to the tensors of ours that it becomes, more than one
+        where it is cut: {"features.0.weight": ("conv1.kernel",)}.
+      url: of the file, with the first digits of its SHA-256 in its name; "" where it
+        can't be downloaded by itself.
+      ignored: beginnings of the names of published tensors that are left out.
+    """
+
+    origin: str
+    tensors: Mapping[str, tuple[str, ...]]
+    url: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backbone:
+    """A backbone: all that the package knows of it.
+
+    Attributes:
+      module: the class of its module, a `Network`, or a partial of it.
+      perceptual: names of the shallow taps.
+      semantic: names of the deep taps.
+      normalize: maps images in [0, 1] to what the network was trained on.
+      min_size: smallest height and width that it takes, in pixels.
+      published: where its weights are published; None for one that is trained here,
+        whose weights are in the file of the SPIPS model that stands on it.
+      stored_dtype: of its weights in model files.
+    """
+
+    module: Callable[..., Any]
+    perceptual: tuple[str, ...]
+    semantic: tuple[str, ...]
+    normalize: Callable[[jax.Array], jax.Array] = imagenet_normalize
+    min_size: int = MIN_SIZE
+    published: Published | None = None
+    stored_dtype: str = "float32"
+
+
+def _torchvision(
+    file: str, convolutions: Mapping[str, str], *, ignored: Iterable[int]
+) -> Published:
+    """Torchvision's file of a network.
+
+    Args:
+      file: its name on torchvision's server.
+      convolutions: our layer to the place in torchvision's `features`.
+      ignored: the layers with weights in its `classifier`.
+    """
+    return Published(
+        origin="https://github.com/pytorch/vision",
+        url=f"https://download.pytorch.org/models/{file}",
+        tensors={
+            f"features.{theirs}.{tensor}": (f"{ours}.{flax_tensor}",)
+            for ours, theirs in convolutions.items()
+            for tensor, flax_tensor in (("weight", "kernel"), ("bias", "bias"))
+        },
+        ignored=tuple(f"classifier.{index}." for index in ignored),
+    )
+
+
+def _vgg_convolutions(depths: Sequence[int]) -> dict[str, str]:
+    """Our layers of a VGG to their places in torchvision's `features`."""
+    places, index = {}, 0
+    for stage, depth in enumerate(depths, start=1):
+        for layer in range(1, depth + 1):
+            places[f"conv{stage}_{layer}"] = str(index)
+            index += 2  # the convolution and its ReLU
+        index += 1  # the pooling
+    return places
+
+
+def _fire_convolutions(places: Sequence[int]) -> dict[str, str]:
+    """Our layers of fire2, fire3, ... to their places in torchvision's `features`."""
+    return {
+        f"fire{number}.{part}": f"{place}.{part}"
+        for number, place in enumerate(places, start=2)
+        for part in ("squeeze", "expand1x1", "expand3x3")
+    }
+
+
+_VGG19_DEPTHS = (2, 2, 4, 4, 4)
+
+BACKBONES: dict[str, Backbone] = {
+    "lite": Backbone(
+        module=Lite,
+        perceptual=("relu1", "relu2"),
+        semantic=("relu3", "relu4", "relu5"),
+        stored_dtype="float16",  # half the size in the package
+    ),
+    "alexnet": Backbone(
+        module=AlexNet,
+        perceptual=("relu1", "relu2"),
+        semantic=("relu3", "relu4", "relu5"),
+        published=_torchvision(
+            "alexnet-owt-7be5be79.pth",
+            {"conv1": "0", "conv2": "3", "conv3": "6", "conv4": "8", "conv5": "10"},
+            ignored=(1, 4, 6),
+        ),
+    ),
+    "squeezenet": Backbone(
+        module=SqueezeNet,
+        # LPIPS's seven slices.
+        perceptual=("relu1", "fire3", "fire5"),
+        semantic=("fire6", "fire7", "fire8", "fire9"),
+        published=_torchvision(
+            "squeezenet1_1-b8a52dc0.pth",
+            {"conv1": "0", **_fire_convolutions((3, 4, 6, 7, 9, 10, 11, 12))},
+            ignored=(1,),
+        ),
+    ),
+    "vgg16": Backbone(
+        module=Vgg,
         perceptual=("relu1_2", "relu2_2", "relu3_3"),
         semantic=("relu4_3", "relu5_3"),
+        published=_torchvision(
+            "vgg16-397923af.pth", _vgg_convolutions(Vgg.depths), ignored=(0, 3, 6)
+        ),
     ),
-    "vgg19": partial(
-        Vgg,
-        depths=(2, 2, 4, 4, 4),
+    "vgg19": Backbone(
+        module=partial(Vgg, depths=_VGG19_DEPTHS),
         perceptual=("relu1_2", "relu2_2", "relu3_4"),
         semantic=("relu4_4", "relu5_4"),
+        published=_torchvision(
+            "vgg19-dcbb9e9d.pth", _vgg_convolutions(_VGG19_DEPTHS), ignored=(0, 3, 6)
+        ),
     ),
 }
 
 
 def build(name: str, **options: Any) -> Any:
-    """Returns the backbone `name`, one of `BACKBONES`.
+    """Returns the module of the backbone `name`.
 
     Args:
-      name: "lite", "vgg16", "vgg19", "alexnet" or "squeezenet".
+      name: a key of `BACKBONES`.
       **options: attributes of the module, such as `dtype=jnp.bfloat16`.
+
+    Raises:
+      ValueError: there is no such backbone.
     """
     if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
-    return BACKBONES[name](**options)
+        raise ValueError(one_of("backbone", name, BACKBONES))
+    record = BACKBONES[name]
+    fields = {
+        "network": name,
+        "perceptual": record.perceptual,
+        "semantic": record.semantic,
+        "normalize": record.normalize,
+        "min_size": record.min_size,
+    }
+    return record.module(**{**fields, **options})
 
 
 def initialize(name: str, key: jax.Array) -> dict[str, Any]:
@@ -233,7 +369,7 @@ def initialize(name: str, key: jax.Array) -> dict[str, Any]:
 
     Kernels are normal with variance 2 / fan-in, so that activations keep their scale in
     depth; biases are 0. Even such features tell images apart (Zhang et al., arXiv
-    1801.03924, section 4), so that a network needs no download to be tried.
+    1801.03924, section 4), so a network can be tried without a download.
     """
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(build(name).init, jax.random.key(0), image)["params"]

@@ -1,4 +1,4 @@
-"""The metrics that SPIPS is compared with, behind the same call.
+"""The metrics that SPIPS is compared with; `spips_jax.load(name)` loads them.
 
 | name | published as | range | better |
 |---|---|---|---|
@@ -8,24 +8,26 @@
 | ssim | SSIM, mean of R, G, B | -1 to 1 | higher |
 | ms-ssim | MS-SSIM, mean of R, G, B | 0 to 1 | higher |
 
-`Metric.higher_is_better` tells the direction to programs.
+`Metric.higher_is_better` has the direction for programs. All that the package knows of
+a baseline is its record in `BASELINES`: to add one, write its module and its record
+here.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-from spips_jax import backbones, classical, weights
-from spips_jax.head import resize
-from spips_jax.metric import Metric, read_network
+from spips_jax import classical
+from spips_jax.backbones import BACKBONES, Published
 from spips_jax.spips import Comparison, Features, extract_taps
-from spips_jax.streams import FeatureStream, squared_difference
+from spips_jax.streams import FeatureStream, resize, squared_difference
 
 
 class Lpips(nn.Module):
@@ -36,6 +38,11 @@ class Lpips(nn.Module):
     backbone: nn.Module
 
     higher_is_better: ClassVar[bool] = False
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width of images, in pixels."""
+        return self.backbone.min_size
 
     def setup(self) -> None:
         self.stream = FeatureStream(taps=tuple(self.backbone.taps))
@@ -89,6 +96,11 @@ class Dists(nn.Module):
     C1: ClassVar[float] = 1e-6
     C2: ClassVar[float] = 1e-6
 
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width of images, in pixels."""
+        return self.backbone.min_size
+
     def extract(self, images: jax.Array) -> Features:
         taps = extract_taps(self.backbone, images)
         taps = {tap: x.astype(jnp.float32) for tap, x in taps.items()}
@@ -122,9 +134,17 @@ class Dists(nn.Module):
 
 
 class Classical(nn.Module):
-    """PSNR, SSIM or MS-SSIM of `spips_jax.classical` as a metric; it has no weights."""
+    """PSNR, SSIM or MS-SSIM of `spips_jax.classical` as a metric; it has no weights.
 
-    kind: str
+    Attributes:
+      measure: maps two images `(..., H, W, 3)` in [0, 1] to `(...)`.
+      quality_map: the name of its map in `spips_jax.classical.MAPS`.
+      min_size: smallest height and width, in pixels.
+    """
+
+    measure: Callable[[jax.Array, jax.Array], jax.Array]
+    quality_map: str
+    min_size: int = 1
 
     higher_is_better: ClassVar[bool] = True
 
@@ -132,61 +152,129 @@ class Classical(nn.Module):
         return Features(image=images, taps={})
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        measure = getattr(classical, self.kind)
         images = (reference.image, distorted.image)
         return Comparison(
-            score=measure(*images),
+            score=self.measure(*images),
             streams={},
-            maps=classical.quality_maps(*images, names=(self.kind,)),
+            maps=classical.quality_maps(*images, names=(self.quality_map,)),
         )
 
 
-CLASSICAL = {"psnr": "psnr", "ssim": "ssim", "ms-ssim": "ms_ssim"}
-LPIPS = {f"lpips-{network}": network for network in weights.LPIPS_NETWORKS}
-BASELINES = (*LPIPS, "dists", *CLASSICAL)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """What a baseline has learned beside its backbone, in a file of its own.
 
-
-def load(
-    name: str,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    head: str | os.PathLike[str] | None = None,
-    dtype: DTypeLike = jnp.float32,
-) -> Metric:
-    """Loads a baseline, one of `BASELINES`.
-
-    Args:
-      name: see the table of this module.
-      weights: the backbone's file, as `python -m weights_convert alexnet` writes it; by
-        default the one in the cache folder. Not for psnr, ssim, ms-ssim.
-      head: the file of LPIPS's linear heads or of DISTS's alpha and beta, as
-        `python -m weights_convert lpips-alexnet --source FILE` writes it; by default
-        the one in the cache folder.
-      dtype: of the backbone's arithmetic.
-
-    Raises:
-      ValueError: there is no baseline of that name, or it takes no weights.
-      WeightsError: a file is missing, damaged or another network's.
+    Attributes:
+      published: where its tensors are published, and their names in our file.
+      shapes: of the tensors of our file, from the number of channels of each tap.
+      params: the module's parameters beside the backbone's, from those in the file.
+      non_negative: whether no value may be below 0.
     """
-    if name in CLASSICAL:
-        if weights is not None or head is not None:
-            raise ValueError(f"{name} has no weights: leave weights and head out")
-        return Metric(variables={}, module=Classical(CLASSICAL[name]), name=name)
-    if name == "dists":
-        backbone = backbones.build("vgg16", dtype=dtype, pool=l2_pool)
-        module: nn.Module = Dists(backbone=backbone)
-        loaded = read_network("vgg16", weights)
-        params: dict[str, Any] = {
-            f"{vector}_{tap}": value
-            for vector, taps in read_network(name, head).items()
-            for tap, value in taps.items()
-        }
-    elif name in LPIPS:
-        module = Lpips(backbone=backbones.build(LPIPS[name], dtype=dtype))
-        loaded = read_network(LPIPS[name], weights)
-        stream = {tap: x["weight"] for tap, x in read_network(name, head).items()}
-        params = {"stream": stream}
-    else:
-        raise ValueError(f"baseline {name!r} is not one of {', '.join(BASELINES)}")
-    params = {"backbone": loaded, **params}
-    return Metric(variables={"params": params}, module=module, name=name)
+
+    published: Published
+    shapes: Callable[[dict[str, int]], dict[str, tuple[int, ...]]]
+    params: Callable[[dict[str, Any]], dict[str, Any]]
+    non_negative: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline:
+    """A baseline: all that the package knows of it.
+
+    The module has its direction, `higher_is_better`, and its least size, `min_size`.
+
+    Attributes:
+      module: makes it: takes `backbone` if it stands on one.
+      backbone: a key of `BACKBONES`; "" for none.
+      options: attributes of the backbone's module beside those of its record.
+      head: what it has learned; None for nothing.
+      has_maps: whether `explain` gives maps.
+    """
+
+    module: Callable[..., nn.Module]
+    backbone: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+    head: Head | None = None
+    has_maps: bool = True
+
+
+def _lpips(backbone: str, file: str) -> Baseline:
+    record = BACKBONES[backbone]
+    taps = (*record.perceptual, *record.semantic)
+    published = Published(
+        origin=f"lpips/weights/v0.1/{file} of"
+        " https://github.com/richzhang/PerceptualSimilarity (also in the PyPI package"
+        " lpips)",
+        tensors={
+            f"lin{k}.model.1.weight": (f"{tap}.weight",) for k, tap in enumerate(taps)
+        },
+    )
+    return Baseline(
+        module=Lpips,
+        backbone=backbone,
+        head=Head(
+            published=published,
+            shapes=lambda channels: {
+                f"{tap}.weight": (count,) for tap, count in channels.items()
+            },
+            params=lambda loaded: {
+                "stream": {tap: one["weight"] for tap, one in loaded.items()}
+            },
+            non_negative=True,
+        ),
+    )
+
+
+_DISTS_VECTORS = ("alpha", "beta")
+_DISTS_TAPS = ("input", *BACKBONES["vgg16"].perceptual, *BACKBONES["vgg16"].semantic)
+
+BASELINES: dict[str, Baseline] = {
+    "lpips-alexnet": _lpips("alexnet", "alex.pth"),
+    "lpips-vgg16": _lpips("vgg16", "vgg.pth"),
+    "lpips-squeezenet": _lpips("squeezenet", "squeeze.pth"),
+    "dists": Baseline(
+        module=Dists,
+        backbone="vgg16",
+        options=(("pool", l2_pool),),
+        head=Head(
+            published=Published(
+                origin="DISTS_pytorch/weights.pt of https://github.com/dingkeyan93/DISTS"
+                " (also in the PyPI package dists-pytorch)",
+                tensors={
+                    vector: tuple(f"{vector}.{tap}" for tap in _DISTS_TAPS)
+                    for vector in _DISTS_VECTORS
+                },
+            ),
+            shapes=lambda channels: {
+                f"{vector}.{tap}": (count,)
+                for vector in _DISTS_VECTORS
+                for tap, count in {"input": 3, **channels}.items()
+            },
+            params=lambda loaded: {
+                f"{vector}_{tap}": value
+                for vector, taps in loaded.items()
+                for tap, value in taps.items()
+            },
+        ),
+        has_maps=False,
+    ),
+    "psnr": Baseline(
+        module=partial(Classical, measure=classical.psnr, quality_map="psnr")
+    ),
+    "ssim": Baseline(
+        module=partial(
+            Classical,
+            measure=classical.ssim,
+            quality_map="ssim",
+            min_size=classical.FILTER_SIZE,
+        )
+    ),
+    "ms-ssim": Baseline(
+        module=partial(
+            Classical,
+            measure=classical.ms_ssim,
+            quality_map="ms_ssim",
+            min_size=classical.FILTER_SIZE,
+        )
+    ),
+}

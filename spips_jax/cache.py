@@ -6,15 +6,19 @@ import os
 from pathlib import Path
 
 import jax
+import platformdirs
 
 
 def cache_folder() -> Path:
     """Returns the folder of downloaded, converted and computed files.
 
-    The environment variable SPIPS_HOME names it; otherwise ~/.cache/spips_jax.
+    The environment variable SPIPS_HOME names it; by default it is the system's place
+    for caches, such as ~/.cache/spips_jax on Linux.
     """
     home = os.environ.get("SPIPS_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "spips_jax"
+    if home:
+        return Path(home).expanduser()
+    return platformdirs.user_cache_path("spips_jax", appauthor=False)
 
 
 def cache_compilations() -> None:

@@ -13,7 +13,8 @@ min-max, which would erase how strong a distortion is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import dm_pix
@@ -162,6 +163,23 @@ def ms_ssim(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return product.mean(-1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class QualityMap:
+    """A classical map of SPIPS: all that the network knows of it.
+
+    Attributes:
+      error: maps two images `(..., H, W, 3)` in [0, 1] to what is averaged over the
+        image, `(..., H, W)`, 0 or more, 0 where they agree.
+      quality: maps an error, of a pixel or the mean of an image, to [0, 1]; increasing,
+        0 at 0.
+      min_size: smallest height and width, in pixels.
+    """
+
+    error: Callable[[jax.Array, jax.Array], jax.Array]
+    quality: Callable[[jax.Array], jax.Array] = lambda error: error
+    min_size: int = 1
+
+
 def quality_maps(
     reference: jax.Array,
     distorted: jax.Array,
@@ -169,6 +187,11 @@ def quality_maps(
     names: Sequence[str] = ("psnr", "ssim", "ms_ssim"),
 ) -> dict[str, jax.Array]:
     """The classical maps of SPIPS (arXiv 2504.17234, `Q = 1 - N(metric map)`).
+
+    Args:
+      reference: images `(..., H, W, 3)` in [0, 1].
+      distorted: images of the same shape.
+      names: keys of `MAPS`.
 
     Returns:
       The maps named, each `(..., H, W)` in [0, 1] for images in [0, 1], 0 where the
@@ -181,7 +204,11 @@ def quality_maps(
       - ms_ssim: `1 - prod_j cs_j^b_j * l_M^b_M` (Wang et al. 2003, eq. 7) per pixel,
         the coarse scales interpolated to the images' size (our choice).
     """
-    return {name: _QUALITY_MAPS[name](reference, distorted) for name in names}
+    chosen = {name: MAPS[name] for name in names}
+    return {
+        name: map_.quality(map_.error(reference, distorted))
+        for name, map_ in chosen.items()
+    }
 
 
 def squared_error(reference: jax.Array, distorted: jax.Array) -> jax.Array:
@@ -196,10 +223,6 @@ def psnr_quality(error: jax.Array) -> jax.Array:
     """
     quality = jnp.log1p(error / PSNR_EPSILON) / np.log1p(1 / PSNR_EPSILON)
     return quality.astype(jnp.float32)
-
-
-def _psnr_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    return psnr_quality(squared_error(reference, distorted))
 
 
 def _ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
@@ -293,11 +316,14 @@ def _ms_ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Arra
     return -jnp.expm1(total).mean(-1)  # 1 - exp(total), never below 0
 
 
-_QUALITY_MAPS = {
-    "psnr": _psnr_quality_map,
-    "ssim": _ssim_quality_map,
-    "ms_ssim": _ms_ssim_quality_map,
+MAPS: dict[str, QualityMap] = {
+    # PSNR's is averaged before the logarithm: a mean of logarithms cannot tell a few
+    # large errors from many small ones.
+    "psnr": QualityMap(error=squared_error, quality=psnr_quality),
+    "ssim": QualityMap(error=_ssim_quality_map, min_size=FILTER_SIZE),
+    "ms_ssim": QualityMap(error=_ms_ssim_quality_map, min_size=FILTER_SIZE),
 }
+"""The classical maps that `Spips` can take, by name."""
 
 
 def _mean_inside(maps: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The fusion of SPIPS: maps are pooled to a vector, an MLP maps it to the score."""
+"""The fusion of SPIPS: an MLP maps the pooled differences of a pair to its score."""
 
 from __future__ import annotations
 
@@ -7,44 +7,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-
-class Attention(nn.Module):
-    """Where in the scene to look: logits from the reference's semantic features.
-
-    The global context comes first and the details second (SPIPS, arXiv 2504.17234); a
-    linear map of the deepest unit-normalised features is our choice. It starts at
-    zero: pooling starts as the plain mean.
-    """
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Maps features `(..., h, w, C)` to logits `(..., h, w)`."""
-        channels = features.shape[-1]
-        weight = self.param("weight", nn.initializers.zeros, (channels,), jnp.float32)
-        weight = weight.reshape((1,) * (features.ndim - 1) + (channels,))
-        return jnp.sum(features * weight, axis=-1)
-
-
-def attention_weights(logits: jax.Array, height: int, width: int) -> jax.Array:
-    """Weights `(..., height, width)` that sum to 1: where in the scene to look.
-
-    The softmax over positions of `logits` `(..., h, w)`, interpolated to the size.
-    """
-    return nn.softmax(resize(logits, height, width), axis=(-2, -1))
-
-
-def attention_pool(maps: jax.Array, logits: jax.Array) -> jax.Array:
-    """Pools maps `(..., H, W)` to `(...)` by `attention_weights` of `logits`."""
-    return jnp.sum(attention_weights(logits, *maps.shape[-2:]) * maps, axis=(-2, -1))
-
-
-def resize(maps: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear interpolation of `(..., h, w)` to `(..., height, width)`, float32."""
-    if maps.shape[-2:] == (height, width):
-        return maps
-    shape = (*maps.shape[:-2], height, width)
-    return jax.image.resize(maps, shape, "linear", precision=jax.lax.Precision.HIGHEST)
 
 
 class MonotoneHead(nn.Module):

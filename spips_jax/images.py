@@ -3,7 +3,8 @@
 The array contract of the whole package is stated here, once:
 
 - images are arrays of shape `(..., H, W, 3)`, RGB as stored (gamma-encoded), with any
-  leading dimensions, `H` and `W` at least `MIN_SIZE`;
+  leading dimensions, `H` and `W` at least `MIN_SIZE` for SPIPS, or the least size of
+  the metric that it is compared with;
 - floating dtypes lie in `value_range`, (0, 1) unless another is given; uint8 always
   means (0, 255); no other integer dtype is taken;
 - inside the package images are float32 in [0, 1].
@@ -21,6 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from spips_jax.messages import one_line
 
 MIN_SIZE = 32
 """Smallest height and width, in pixels: below it AlexNet's last features vanish."""
@@ -50,6 +53,8 @@ def check_images(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     name: str = "images",
+    min_size: int = MIN_SIZE,
+    needed_by: str = "SPIPS",
 ) -> None:
     """Raises unless `images` keeps the array contract of this module.
 
@@ -57,6 +62,8 @@ def check_images(
       images: a NumPy or JAX array (or tracer) `(..., H, W, 3)`.
       value_range: the declared (lowest, highest) value of a floating array.
       name: what the error calls the array.
+      min_size: smallest height and width, in pixels.
+      needed_by: what needs that size, for the error.
 
     Raises:
       ImageError: wrong rank, channels, size or dtype; NaN or inf; values outside
@@ -79,9 +86,10 @@ def check_images(
             " grey image to 3 channels, drop an alpha channel"
         )
     for side, length in (("height", shape[-3]), ("width", shape[-2])):
-        if length < MIN_SIZE:
+        if length < min_size:
             raise ImageError(
-                f"{name}: {side} {length} is below the {MIN_SIZE} that SPIPS needs"
+                f"{name}: {side} {length} is below the {min_size} that {needed_by}"
+                " needs"
             )
     if dtype == jnp.uint8:
         return
@@ -257,8 +265,3 @@ def _bits_per_channel(path: Path, file: Any) -> int:
         has_maximum = header[0] in (b"P2", b"P3", b"P5", b"P6")
         return int(header[3]).bit_length() if has_maximum else 1
     return 8
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, in one line; its type's name where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from functools import partial
 from typing import Any
@@ -13,16 +14,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
-from spips_jax import backbones, images, model_file, weights
+from spips_jax import images, model_file, weights
 from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.images import Images
 from spips_jax.spips import Comparison, Features, Spips
 
-MODELS = {f"spips-{network}": network for network in backbones.BACKBONES}
-"""Names of the SPIPS models and of the backbone that each stands on."""
 
-
-@flax.struct.dataclass(eq=False)  # compared and hashed by identity, like functions
+@flax.struct.dataclass(eq=False, repr=False)  # compared by identity, like functions
 class Metric:
     """A full-reference image quality metric.
 
@@ -40,12 +38,93 @@ class Metric:
         `spips_jax.spips.Spips`.
       name: the model's name.
       calibration: a map from scores to what people would say; None where there is none.
+      card_json: the model's card as JSON; "" where there is none. `card` reads it.
     """
 
     variables: Any
     module: Any = flax.struct.field(pytree_node=False)
     name: str = flax.struct.field(pytree_node=False, default="")
     calibration: Calibration | None = flax.struct.field(pytree_node=False, default=None)
+    # Text, because what is not a leaf of a pytree must be hashable.
+    card_json: str = flax.struct.field(pytree_node=False, default="")
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Metric:
+        """Reads the SPIPS model that `save` or `spips train export` wrote.
+
+        `spips_jax.load` loads models by name, too.
+
+        Args:
+          path: the file, .safetensors.
+          weights: the backbone's file, for a model that leaves it out; by default the
+            one in the cache folder.
+          dtype: of the backbone's arithmetic.
+
+        Raises:
+          WeightsError: a file is missing, damaged or not a model's, or the backbone is
+            another than the one that the model was trained on.
+        """
+        model = model_file.read_model(path, backbone=weights, dtype=dtype)
+        return cls(
+            variables={"params": model.params},
+            module=model.module,
+            name=model.name,
+            calibration=model.calibration,
+            card_json=json.dumps(model.card),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes this SPIPS model, with its calibration and card, for `load` to read.
+
+        The file is written whole or not at all. A published backbone (AlexNet, VGG16,
+        ...) that is still the one that the model was trained on is left out, as its
+        card says, and `load` needs its file; any other is in the file.
+
+        Raises:
+          ValueError: this metric is not a SPIPS model.
+          WeightsError: a parameter is missing, extra or misshapen.
+          OSError: the file cannot be written.
+        """
+        if not isinstance(self.module, Spips):
+            raise ValueError(f"{self.name} is not a SPIPS model: only those are saved")
+        params, card = self.variables["params"], self.card
+        left_out = not card.get("backbone_in_file", True)
+        if left_out:
+            same = weights.digest(params[weights.BACKBONE]) == card["backbone_sha256"]
+            left_out = same
+        card.setdefault("backbone", self.module.backbone.network)
+        card["backbone_in_file"] = not left_out
+        model = model_file.Model(
+            name=self.name,
+            module=self.module,
+            params=params,
+            calibration=self.calibration,
+            card=card,
+        )
+        model_file.write_model(path, model, with_backbone=not left_out)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """How the model was made and how good it is; empty where nothing is known."""
+        return json.loads(self.card_json or "{}")
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        parts = [repr(self.name), f"{type(self.module).__name__}"]
+        backbone = getattr(self.module, "backbone", None)
+        if backbone is not None:
+            parts.append(f"backbone {backbone.network or type(backbone).__name__}")
+        parts.append(f"{count:,} parameters")
+        if self.calibration is not None:
+            known = self.calibration
+            parts.append(f"calibrated to {known.opinion} of {known.dataset}")
+        return f"Metric({', '.join(parts)})"
 
     @property
     def higher_is_better(self) -> bool:
@@ -104,7 +183,7 @@ class Metric:
         Comparing one reference with many images this way runs the network once an
         image instead of twice.
         """
-        images.check_images(reference, value_range=value_range, name="reference")
+        self._check(reference, value_range, name="reference")
         image = images.to_unit_range(reference, value_range=value_range)
         return _features(self._plain(), image)
 
@@ -123,9 +202,9 @@ class Metric:
                 scores, mos, opinion="mos", scale=(0, 9), dataset="tid2013"
             )
             calibrated.calibration(metric(reference, distorted))  # the MOS to expect
+            calibrated.save("calibrated.safetensors")
 
-        `model_file.write_calibration` puts it into a model's file. Needs SciPy, which
-        the extra [data] brings.
+        Needs SciPy, which the extra [data] brings.
 
         Args:
           scores: `(N,)`, this metric's, on images that it was not trained on; for
@@ -163,8 +242,8 @@ class Metric:
         return dataclasses.replace(self, calibration=fitted)
 
     def _plain(self) -> Metric:
-        """Without its calibration, on which no compiled program depends."""
-        return dataclasses.replace(self, calibration=None)
+        """Without what no compiled program depends on."""
+        return dataclasses.replace(self, calibration=None, card_json="")
 
     def _checked(
         self,
@@ -173,14 +252,25 @@ class Metric:
         value_range: tuple[float, float],
     ) -> tuple[Metric, jax.Array | Features, jax.Array]:
         """Both images checked and in [0, 1]."""
-        images.check_images(distorted, value_range=value_range, name="distorted")
+        self._check(distorted, value_range, name="distorted")
         unit_range = partial(images.to_unit_range, value_range=value_range)
         if isinstance(reference, Features):
             images.check_same_size(reference.image.shape, distorted.shape)
             return self._plain(), reference, unit_range(distorted)
-        images.check_images(reference, value_range=value_range, name="reference")
+        self._check(reference, value_range, name="reference")
         images.check_same_size(reference.shape, distorted.shape)
         return self._plain(), unit_range(reference), unit_range(distorted)
+
+    def _check(
+        self, array: Images, value_range: tuple[float, float], *, name: str
+    ) -> None:
+        images.check_images(
+            array,
+            value_range=value_range,
+            name=name,
+            min_size=self.module.min_size,
+            needed_by=self.name or type(self.module).__name__,
+        )
 
 
 @jax.jit
@@ -236,100 +326,3 @@ def _compare(
         return jnp.where(keep, x, 0.0)
 
     return jax.tree.map(exact, comparison)
-
-
-def load(
-    name: str | os.PathLike[str] = "spips-lite",
-    *,
-    trained: bool = True,
-    weights: str | os.PathLike[str] | None = None,
-    dtype: DTypeLike = jnp.float32,
-) -> Metric:
-    """Loads a SPIPS model.
-
-    "spips-lite", "spips-alexnet" and "spips-squeezenet" come trained with the package;
-    spips-lite needs no other file. "spips-vgg16" and "spips-vgg19" come untrained.
-
-    Args:
-      name: one of these, or the .safetensors file of a trained model, as `train.py
-        export` writes it.
-      trained: False takes the uniform head, the mean of the three streams, in place of
-        what was learned.
-      weights: the backbone's file, as `python -m weights_convert` writes it; by
-        default `alexnet.safetensors` and so on in the cache folder (SPIPS_HOME, else
-        ~/.cache/spips_jax), and for spips-lite the one in the package. A trained
-        model that has a backbone of its own takes no other.
-      dtype: of the backbone's arithmetic; float32 for scores to report, bfloat16 where
-        speed counts more.
-
-    Returns:
-      The metric, with the calibration of the trained model. The name of one that is not
-      trained ends with "-untrained".
-
-    Raises:
-      ValueError: there is no model of that name, or `trained` is False with a file.
-      WeightsError: a file is missing, damaged, another network's, or the backbone is
-        not the one that the model was trained on; the message says what to do.
-    """
-    name = os.fspath(name)
-    file: str | os.PathLike[str] | None = name
-    if name in MODELS:
-        file = model_file.embedded(name)
-        if weights is None:
-            _check_at_hand(MODELS[name])
-    elif not name.endswith(".safetensors"):
-        raise ValueError(
-            f"model {name!r} is not one of {', '.join(MODELS)}, nor a .safetensors file"
-        )
-    elif not trained:
-        raise ValueError(
-            f"trained is False, but {name} is the file of a trained model: give one of"
-            f" {', '.join(MODELS)}"
-        )
-    if file is not None and trained:
-        name, module, params, calibration = model_file.read_model(
-            file, backbone=weights, dtype=dtype
-        )
-    else:
-        network, calibration = MODELS[name], None
-        module = Spips(backbone=backbones.build(network, dtype=dtype))
-        params = {**untrained(module), "backbone": read_network(network, weights)}
-        name = f"{name}-untrained"
-    return Metric(
-        variables={"params": params}, module=module, name=name, calibration=calibration
-    )
-
-
-def _check_at_hand(network: str) -> None:
-    """Raises `WeightsError` where a published backbone was not yet converted."""
-    path = weights.weights_path(network)
-    if network in weights.NETWORKS and not path.is_file():
-        raise weights.WeightsError(
-            f"{path}: no such file; {weights.how_to_get(network)}, or take spips-lite,"
-            " which needs no file"
-        )
-
-
-def untrained(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
-    """Initial parameters of all but the backbone, which is never run for it.
-
-    Args:
-      module: the network.
-      key: of what is random in them, which does not show before training.
-    """
-    key = jax.random.key(0) if key is None else key
-    image = jnp.zeros((images.MIN_SIZE, images.MIN_SIZE, 3), jnp.float32)
-    features, _ = jax.eval_shape(
-        partial(module.init_with_output, method="extract"), key, image
-    )
-    features = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
-    init = jax.jit(partial(module.init, method="compare"))
-    return init(key, features, features)["params"]
-
-
-def read_network(
-    network: str, path: str | os.PathLike[str] | None = None
-) -> dict[str, Any]:
-    """Reads weights as JAX arrays, by default from `weights.weights_path`."""
-    path = path or weights.weights_path(network)
-    return jax.tree.map(jnp.asarray, weights.read_weights(path, network=network))

@@ -1,14 +1,14 @@
 """Trained SPIPS models as files: what was learned, and a card that says how.
 
 A file is safetensors, as the weight files are, with the parameters of the streams, the
-attention, the head and the gain. The backbone's are in it only where they were trained
-too; otherwise the header has their digest, and loading the model checks that the
-backbone at hand is the one it was trained on. Those of "lite" are stored as float16,
-half as large; arithmetic stays float32. A calibration, which is fitted after training,
-is in the header, too.
+head and the gain. The backbone's are in it only where nobody else has them; otherwise
+the header has their digest, and reading the model checks that the backbone at hand is
+the one it was trained on. A calibration, which is fitted after training, is in the
+header, too. `Metric.load` and `Metric.save` are the way to use these files.
 
-Some models come with the package; `embedded` finds their files. The card to read lies
-beside each, in Markdown.
+Version 2 of the format names the classical maps of the model. Version 1 did not, all
+its models having the paper's three, and had the parameter of an attention, which was 0:
+every position counted alike, as now.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,79 +25,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.typing import DTypeLike
 
 from spips_jax import backbones, weights
 from spips_jax.calibration import Calibration
-from spips_jax.images import MIN_SIZE
 from spips_jax.spips import Spips
 from spips_jax.weights import BACKBONE, WeightsError
 
-_AGAIN = "write it anew with `python train.py export --workdir DIR --output FILE`"
+OPTIONS = ("width", "streams", "statistics", "classical", "monotone")
+"""The attributes of `Spips` that a file keeps, beside the backbone's name."""
+
+_AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
+_VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
+_VERSION_1_ATTENTION = "attention.weight"
 
 
-def embedded(name: str) -> Path | None:
-    """Returns the file of the model `name` in the package; None where it has none."""
-    path = weights.PACKAGE / f"{name}.safetensors"
-    return path if path.is_file() else None
+@dataclass(frozen=True)
+class Model:
+    """A SPIPS model as a file has it.
+
+    Attributes:
+      name: the model's.
+      module: the network.
+      params: its parameters, those of the backbone among them.
+      calibration: a map from scores to opinions; None where there is none.
+      card: how the model was made and how good it is, for JSON.
+    """
+
+    name: str
+    module: Spips
+    params: Mapping[str, Any]
+    calibration: Calibration | None
+    card: Mapping[str, Any]
 
 
 def write_model(
-    path: str | os.PathLike[str],
-    params: Mapping[str, Any],
-    *,
-    name: str,
-    network: str,
-    options: Mapping[str, Any],
-    whole: bool,
-    card: Mapping[str, Any],
+    path: str | os.PathLike[str], model: Model, *, with_backbone: bool
 ) -> None:
-    """Writes a trained model, whole or not at all.
+    """Writes a model, whole or not at all.
 
     Args:
       path: the file, .safetensors.
-      params: of the network, those of the backbone among them.
-      name: the model's.
-      network: the backbone, a key of `backbones.BACKBONES`.
-      options: attributes of `Spips` beside its backbone, for JSON.
-      whole: whether the backbone's parameters go into the file.
-      card: how the model was made and how good it is, for JSON.
+      model: the model.
+      with_backbone: whether the backbone's parameters go into the file. Without them
+        whoever reads it needs the same backbone.
 
     Raises:
       WeightsError: a parameter is missing, extra or misshapen.
     """
-    flat = _stored(traverse_util.flatten_dict(dict(params), sep="."), network=network)
-    stored = traverse_util.unflatten_dict(flat, sep=".")
-    backbone = stored[BACKBONE] if whole else stored.pop(BACKBONE)
+    network = model.module.backbone.network
+    dtype = backbones.BACKBONES[network].stored_dtype
+    params = dict(model.params)
+    backbone = jax.tree.map(lambda x: np.asarray(x, dtype), params.pop(BACKBONE))
+    if with_backbone:
+        params[BACKBONE] = backbone
+    options = {name: getattr(model.module, name) for name in OPTIONS}
+    metadata = {
+        "name": model.name,
+        "backbone": network,
+        "backbone_sha256": weights.digest(backbone),
+        "options": json.dumps(options),
+        "card": json.dumps(dict(model.card)),
+    }
+    if model.calibration is not None:
+        metadata["calibration"] = json.dumps(model.calibration.to_dict())
     weights.write_tensors(
         path,
-        stored,
-        shapes=_shapes(network, options=options, whole=whole),
+        params,
+        shapes=_shapes(model.module, with_backbone=with_backbone),
         network=f"spips-{network}",
-        metadata={
-            "name": name,
-            "backbone": network,
-            "backbone_sha256": weights.digest(backbone),
-            "options": json.dumps(dict(options)),
-            "card": json.dumps(card),
-        },
-    )
-
-
-def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
-    """Puts a calibration into a model's file, in place of any that it has.
-
-    The file is replaced, whole or not at all. All else in it stays as it is.
-
-    Raises:
-      WeightsError: no such file, or not one of a trained model.
-    """
-    flat, metadata = _read(path)
-    weights.write_tensors(
-        path,
-        _stored(flat, network=metadata["backbone"]),
-        shapes={name: tensor.shape for name, tensor in flat.items()},
-        network=metadata["network"],
-        metadata={**metadata, "calibration": json.dumps(calibration.to_dict())},
+        metadata=metadata,
     )
 
 
@@ -107,19 +105,15 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
       WeightsError: no such file, or not one of a trained model.
     """
     _, metadata = _read(path)
-    return {
-        **json.loads(metadata["card"]),
-        "name": metadata["name"],
-        "backbone_sha256": metadata["backbone_sha256"],
-    }
+    return _card(metadata)
 
 
 def read_model(
     path: str | os.PathLike[str],
     *,
     backbone: str | os.PathLike[str] | None = None,
-    dtype: Any = jnp.float32,
-) -> tuple[str, Spips, dict[str, Any], Calibration | None]:
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
     """Reads a trained model.
 
     Args:
@@ -128,47 +122,74 @@ def read_model(
         the one in the cache folder.
       dtype: of the backbone's arithmetic.
 
-    Returns:
-      Its name, its network, the network's parameters, and its calibration if it has
-      one.
-
     Raises:
       WeightsError: a file is missing, damaged or not a model's, or the backbone is
         another than the one that the model was trained on.
     """
     path = Path(path)
     flat, metadata = _read(path)
-    calibration = _calibration(path, metadata)
     network = metadata["backbone"]
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in json.loads(metadata["options"]).items()
-    }
-    whole = any(name.startswith(f"{BACKBONE}.") for name in flat)
+    options = json.loads(metadata["options"])
+    if metadata["version"] == "1":
+        options = {**_VERSION_1, **options}
+        if np.any(flat.pop(_VERSION_1_ATTENTION, 0)):
+            raise WeightsError(
+                f"{path}: was trained with an attention, which SPIPS no longer has:"
+                " train it again"
+            )
+    module = Spips(
+        backbone=backbones.build(network, dtype=dtype),
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        },
+    )
+    with_backbone = any(name.startswith(f"{BACKBONE}.") for name in flat)
     weights.check_shapes(
         path,
         flat,
-        shapes=_shapes(network, options=options, whole=whole),
+        shapes=_shapes(module, with_backbone=with_backbone),
         network=metadata["network"],
     )
     params = traverse_util.unflatten_dict(flat, sep=".")
-    if whole:
-        if backbone is not None:
-            raise WeightsError(
-                f"{backbone}: {path.name} has a backbone of its own: leave weights out"
-            )
-    else:
-        file = Path(backbone) if backbone else weights.weights_path(network)
-        params[BACKBONE] = weights.read_weights(file, network=network)
-        found = weights.digest(params[BACKBONE])
-        if found != metadata["backbone_sha256"]:
-            raise WeightsError(
-                f"{file}: the digest of its weights is {found[:16]}...,"
-                f" {path.name} was trained on {metadata['backbone_sha256'][:16]}...:"
-                f" {weights.how_to_get(network)}"
-            )
-    module = Spips(backbone=backbones.build(network, dtype=dtype), **options)
-    return metadata["name"], module, jax.tree.map(jnp.asarray, params), calibration
+    if not with_backbone:
+        params[BACKBONE] = _read_backbone(path, backbone, metadata)
+    elif backbone is not None:
+        raise WeightsError(
+            f"{backbone}: {path.name} has a backbone of its own: leave weights out"
+        )
+    return Model(
+        name=metadata["name"],
+        module=module,
+        params=jax.tree.map(jnp.asarray, params),
+        calibration=_calibration(path, metadata),
+        card=_card(metadata),
+    )
+
+
+def _read_backbone(
+    path: Path, backbone: str | os.PathLike[str] | None, metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """The parameters of the backbone that the model in `path` was trained on."""
+    network = metadata["backbone"]
+    file = Path(backbone) if backbone else weights.weights_path(network)
+    params = weights.read_weights(file, network=network)
+    found = weights.digest(params)
+    if found != metadata["backbone_sha256"]:
+        raise WeightsError(
+            f"{file}: the digest of its weights is {found[:16]}...,"
+            f" {path.name} was trained on {metadata['backbone_sha256'][:16]}...:"
+            f" {weights.how_to_get(network)}"
+        )
+    return params
+
+
+def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **json.loads(metadata["card"]),
+        "name": metadata["name"],
+        "backbone_sha256": metadata["backbone_sha256"],
+    }
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
@@ -184,40 +205,26 @@ def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     flat, metadata = weights.read_tensors(
-        path, remedy="give a file that `train.py export` wrote", again=_AGAIN
+        path, remedy="give a file that `spips train export` wrote", again=_AGAIN
     )
     if metadata.get("format") != weights.FORMAT or "card" not in metadata:
         holds = metadata.get("network", "something else")
         raise WeightsError(f"{path}: holds {holds}, not a trained model; {_AGAIN}")
     if metadata.get("backbone") not in backbones.BACKBONES:
         raise WeightsError(
-            f"{path}: is over the backbone {metadata.get('backbone')}, which is none of"
-            f" {', '.join(backbones.BACKBONES)}: install a newer spips-jax"
+            f"{path}: stands on the backbone {metadata.get('backbone')}, which is none"
+            f" of {', '.join(backbones.BACKBONES)}: install a newer spips-jax"
         )
     return flat, metadata
 
 
-def _stored(flat: Mapping[str, Any], *, network: str) -> dict[str, Any]:
-    """A model's parameters by name in the types in which its file has them."""
-    if network != "lite":
-        return dict(flat)
-    return {
-        name: np.asarray(x, np.float16) if name.startswith(f"{BACKBONE}.") else x
-        for name, x in flat.items()
-    }
-
-
-def _shapes(
-    network: str, *, options: Mapping[str, Any], whole: bool
-) -> dict[str, tuple[int, ...]]:
+def _shapes(module: Spips, *, with_backbone: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters, without computing anything."""
-    module = Spips(backbone=backbones.build(network), **options)
-    image = jax.ShapeDtypeStruct((MIN_SIZE, MIN_SIZE, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((module.min_size, module.min_size, 3), jnp.float32)
     init = partial(module.init, jax.random.key(0))
     params = jax.eval_shape(init, image, image)["params"]
-    flat = traverse_util.flatten_dict(params, sep=".")
     return {
-        name: tuple(tensor.shape)
-        for name, tensor in flat.items()
-        if whole or not name.startswith(f"{BACKBONE}.")
+        name: shape
+        for name, shape in weights.flat_shapes(params).items()
+        if with_backbone or not name.startswith(f"{BACKBONE}.")
     }

@@ -2,16 +2,17 @@
 
 Z. Lao, H. Yu, "Scene Perceived Image Perceptual Score (SPIPS): combining global and
 local perception for image quality assessment", arXiv 2504.17234, 2025. The paper fixes
-the parts; how each is written down is said where it is our choice.
+the parts; where the way to compute one is our choice, its docstring says so.
 
-Everything that compares images here has the same two methods, so that one `Metric`
-serves them all: `extract(images) -> Features` sees one image at a time, and
-`compare(reference, distorted) -> Comparison` sees two Features.
+Every module that compares images, here and in `spips_jax.baselines`, has the same two
+methods, so that one `Metric` serves them all: `extract(images) -> Features` sees one
+image at a time, and `compare(reference, distorted) -> Comparison` sees two Features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,36 +21,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax import classical
+from spips_jax import classical as classical_maps
 from spips_jax.facts import facts
-from spips_jax.head import (
-    Attention,
-    FreeHead,
-    Gain,
-    MonotoneHead,
-    attention_pool,
-    attention_weights,
-    resize,
-)
-from spips_jax.images import imagenet_normalize
+from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
     FeatureStream,
+    resize,
     squared_difference,
     structure_difference,
     texture_difference,
-    unit_normalize,
 )
 
 STREAMS = ("perceptual", "semantic", "classical")
+
 STATISTICS = ("squares", "texture", "structure")
-"""What is told of a tap: see `spips_jax.streams`."""
+"""Statistics of a tap: see `spips_jax.streams`."""
 
 CLASSICAL = ("psnr", "ssim", "ms_ssim")
+"""The paper's classical maps: keys of `spips_jax.classical.MAPS`."""
 
 
 @flax.struct.dataclass
 class Features:
-    """What is kept of an image, in place of which it can be compared.
+    """What can stand in for an image in comparisons.
 
     Attributes:
       image: `(..., H, W, 3)` float32 in [0, 1], for the classical maps.
@@ -63,16 +57,16 @@ class Features:
 
 @flax.struct.dataclass
 class Pooled:
-    """A pair pooled over its positions: all that the streams' weights and head see.
+    """The differences of a pair, averaged over its positions.
 
-    As long as the backbone and the attention stay as they are it is the same, so that
-    training the rest needs no images.
+    The streams' weights, the head and the gain see nothing else of a pair. It depends
+    on no parameters but the backbone's: with a frozen backbone it can be computed once,
+    and training needs no images.
 
     Attributes:
-      deep: `{input: (..., C)}`, of each tap and statistic what its channels differ by.
-      classical: `{map: (...)}`, means of the classical maps; PSNR's of the error before
-        its logarithm, so that it is 1 - PSNR / 60 dB of the whole image.
-      facts: `(..., 7)`, what `spips_jax.facts` says of the pair.
+      deep: `{input: (..., C)}`, of each tap and statistic, by channel.
+      classical: `{map: (...)}`, the quality of each classical map's mean error.
+      facts: `(..., 7)`, see `spips_jax.facts`.
     """
 
     deep: dict[str, jax.Array]
@@ -100,24 +94,24 @@ def extract_taps(backbone: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Runs a backbone on images `(..., H, W, 3)` in [0, 1], any leading dimensions."""
     batch = images.shape[:-3]
     flat = images.reshape(-1, *images.shape[-3:])
-    taps = backbone(imagenet_normalize(flat))
+    taps = backbone(backbone.normalize(flat))
     return {tap: x.reshape(*batch, *x.shape[1:]) for tap, x in taps.items()}
 
 
 class Spips(nn.Module):
     """SPIPS over a backbone.
 
-    Its inputs to the head are numbers in [0, 1]: of the backbone's taps, perceptual
-    then semantic, each statistic of `STATISTICS`; and the three classical maps. The
-    facts of the pair scale what the head says. Before any training the score is the
-    mean of the streams' means.
+    The head's inputs are numbers in [0, 1]: each statistic of each tap, perceptual then
+    semantic, and the classical maps, all averaged over the image. The facts of the pair
+    scale the head's output. The untrained score is the mean of the streams' means.
 
     Attributes:
       backbone: a module of `spips_jax.backbones`.
       width: hidden units of the head.
       streams: which of `STREAMS` the head sees, in that order. All but the default are
         for ablations.
-      statistics: likewise, of `STATISTICS`.
+      statistics: which of `STATISTICS` the head sees, in that order.
+      classical: which maps of `spips_jax.classical.MAPS` the classical stream has.
       monotone: whether the head is a `MonotoneHead`, else a `FreeHead`.
     """
 
@@ -125,6 +119,7 @@ class Spips(nn.Module):
     width: int = 32
     streams: Sequence[str] = STREAMS
     statistics: Sequence[str] = STATISTICS
+    classical: Sequence[str] = CLASSICAL
     monotone: bool = True
 
     higher_is_better: ClassVar[bool] = False
@@ -134,19 +129,24 @@ class Spips(nn.Module):
             if stream != "classical":
                 taps = tuple(self._deep_names(getattr(self.backbone, stream)))
                 setattr(self, stream, FeatureStream(taps=taps))
-        self.attention = Attention()
-        of = list(self._inputs().values())
-        initial = [1.0 / len(self.streams) / of.count(stream) for stream in of]
+        streams = list(self._inputs().values())
+        initial = [1.0 / len(self.streams) / streams.count(one) for one in streams]
         head = MonotoneHead if self.monotone else FreeHead
         self.head = head(initial=tuple(initial), width=self.width)
         self.gain = Gain()
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width of images, in pixels."""
+        maps = [classical_maps.MAPS[name].min_size for name in self.classical]
+        return max(self.backbone.min_size, *maps, 1)
 
     def _inputs(self) -> dict[str, str]:
         """The head's inputs in order: their names, and the stream each is of."""
         names = {
             "perceptual": self._deep_names(self.backbone.perceptual),
             "semantic": self._deep_names(self.backbone.semantic),
-            "classical": CLASSICAL,
+            "classical": self.classical,
         }
         return {name: stream for stream in self.streams for name in names[stream]}
 
@@ -160,61 +160,58 @@ class Spips(nn.Module):
         return Features(image=images, taps=taps)
 
     def pool(self, reference: Features, distorted: Features) -> Pooled:
-        """Pools the differences of two Features of the same shapes."""
+        """Averages the differences of two Features of the same shapes."""
         return self._differences(reference, distorted)[0]
 
     def _differences(
         self, reference: Features, distorted: Features
     ) -> tuple[Pooled, dict[str, jax.Array], dict[str, jax.Array]]:
-        """What differs: pooled, and where each deep and each classical input has maps,
-        `{input: (..., h, w, C)}` and `{input: (..., H, W)}`.
+        """The differences: pooled, and those that have maps, as deep maps
+        `{input: (..., h, w, C)}` and classical maps `{input: (..., H, W)}`.
         """
-        logits = self.attention(
-            unit_normalize(reference.taps[self.backbone.semantic[-1]])
-        )
         deep, deep_maps = {}, {}
         for tap, x in reference.taps.items():
             y = distorted.taps[tap]
-            weights = attention_weights(logits, *x.shape[-3:-1])
             maps = {
                 "squares": squared_difference(x, y),
-                "structure": structure_difference(x, y, weights),
+                "structure": structure_difference(x, y),
             }
             for statistic, differences in maps.items():
                 name = _input(tap, statistic)
                 deep_maps[name] = differences
-                deep[name] = jnp.sum(weights[..., None] * differences, axis=(-3, -2))
-            deep[_input(tap, "texture")] = texture_difference(x, y, weights)
+                deep[name] = differences.mean((-3, -2))
+            deep[_input(tap, "texture")] = texture_difference(x, y)
         images = reference.image, distorted.image
-        maps = classical.quality_maps(*images, names=CLASSICAL)
-        # A mean of logarithms cannot tell a few large errors from many small ones.
-        linear = {**maps, "psnr": classical.squared_error(*images)}
-        means = {name: attention_pool(map_, logits) for name, map_ in linear.items()}
-        means["psnr"] = classical.psnr_quality(means["psnr"])
-        pooled = Pooled(deep=deep, classical=means, facts=facts(*images))
-        return pooled, deep_maps, maps
+        classical, classical_images = {}, {}
+        for name in self.classical:
+            map_ = classical_maps.MAPS[name]
+            error = map_.error(*images)
+            classical[name] = map_.quality(error.mean((-2, -1)))
+            classical_images[name] = map_.quality(error)
+        pooled = Pooled(deep=deep, classical=classical, facts=facts(*images))
+        return pooled, deep_maps, classical_images
 
-    def judge(self, pooled: Pooled) -> jax.Array:
+    def score_pooled(self, pooled: Pooled) -> jax.Array:
         """The score `(...)` of pairs that were pooled."""
         return self._scores(pooled)["fused"]
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        """Compares two Features of the same shapes; maps that are not used are free."""
-        pooled, deep_maps, classical_maps = self._differences(reference, distorted)
+        """Compares two Features of the same shapes; unused maps cost nothing."""
+        pooled, deep_maps, classical = self._differences(reference, distorted)
         scores = self._scores(pooled)
         height, width = reference.image.shape[-3:-1]
         maps = {
             name: resize(map_, height, width)
-            for name, map_ in self._inputs_of(deep_maps, classical_maps).items()
+            for name, map_ in self._inputs_of(deep_maps, classical).items()
         }
-        # Texture has no map: it counts everywhere alike.
+        # Texture has no map: it is the same at every pixel.
         everywhere = {
             name: jnp.broadcast_to(value[..., None, None], reference.image.shape[:-1])
             for name, value in self._inputs_of(pooled.deep, pooled.classical).items()
         }
         local = {**everywhere, **maps}
         gain = self.gain(pooled.facts)[..., None, None]
-        fused = self._judge(jnp.stack(list(local.values()), axis=-1), gain)
+        fused = self._fuse(jnp.stack(list(local.values()), axis=-1), gain)
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**maps, **fused}
         )
@@ -222,9 +219,7 @@ class Spips(nn.Module):
     def _inputs_of(
         self, deep: Mapping[str, jax.Array], classical: Mapping[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Those of the head's inputs that are given, in order: at each position, or
-        pooled.
-        """
+        """The head's inputs that are given, in order: per position, or pooled."""
         found = dict(classical)
         for stream in self.streams:
             if stream != "classical":
@@ -239,20 +234,39 @@ class Spips(nn.Module):
     def _scores(self, pooled: Pooled) -> dict[str, jax.Array]:
         inputs = self._inputs_of(pooled.deep, pooled.classical)
         stacked = jnp.stack(list(inputs.values()), axis=-1)
-        return self._judge(stacked, self.gain(pooled.facts))
+        return self._fuse(stacked, self.gain(pooled.facts))
 
-    def _judge(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
+    def _fuse(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
         """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""
-        judged = {"fused": gain * self.head(inputs)}
+        scores = {"fused": gain * self.head(inputs)}
         for stream in self.streams:
             chosen = np.array([of == stream for of in self._inputs().values()])
             chosen = chosen.reshape((1,) * (inputs.ndim - 1) + chosen.shape)
-            judged[stream] = gain * self.head(jnp.where(chosen, inputs, 0.0))
-        return judged
+            scores[stream] = gain * self.head(jnp.where(chosen, inputs, 0.0))
+        return scores
 
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:
         """Compares images of one shape, in [0, 1]; what `init` runs."""
         return self.compare(self.extract(reference), self.extract(distorted))
+
+
+def initialize(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
+    """Initial parameters of all but the backbone, which is never run for it.
+
+    Args:
+      module: the network.
+      key: for the random ones, which do not show in the score before training; by
+        default `jax.random.key(0)`.
+    """
+    key = jax.random.key(0) if key is None else key
+    size = module.min_size
+    image = jnp.zeros((size, size, 3), jnp.float32)
+    features, _ = jax.eval_shape(
+        partial(module.init_with_output, method="extract"), key, image
+    )
+    features = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+    init = jax.jit(partial(module.init, method="compare"))
+    return init(key, features, features)["params"]
 
 
 def _input(tap: str, statistic: str) -> str:

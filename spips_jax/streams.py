@@ -2,8 +2,8 @@
 
 SPIPS (arXiv 2504.17234) compares two groups of a CNN's layers separately, an early
 *perceptual* and a late *semantic* stream; each is a `FeatureStream` over its own taps.
-Beside the paper's squared differences, which know where something differs, are two that
-know what the whole image has of a feature: its mean (texture) and its pattern
+Beside the paper's squared differences, which compare two images position by position,
+are two statistics of a channel over the whole image: its mean (texture) and its pattern
 (structure), after DISTS (Ding et al., arXiv 2004.07728, eq. 5 and 6).
 """
 
@@ -22,7 +22,7 @@ Norms of ImageNet activations are 0.1 to 100, so it moves no distance that count
 """
 
 MOMENT_EPSILON = 1e-6
-"""DISTS's c1 and c2: squared means and variances that count as none."""
+"""DISTS's c1 and c2: squared means and variances far below this count as 0."""
 
 
 def unit_normalize(activations: jax.Array) -> jax.Array:
@@ -37,45 +37,51 @@ def squared_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return jnp.square(unit_normalize(reference) - unit_normalize(distorted))
 
 
-def texture_difference(
-    reference: jax.Array, distorted: jax.Array, weights: jax.Array
-) -> jax.Array:
+def texture_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """How far the means of a tap's channels are apart, `(..., C)` in [0, 1].
 
       1 - (2 m_x m_y + c) / (m_x^2 + m_y^2 + c) = (m_x - m_y)^2 / (m_x^2 + m_y^2 + c)
 
-    DISTS (Ding et al., arXiv 2004.07728, eq. 5), written so that it is 0 exactly where
-    the means agree. It forgives a texture that is another realisation of the same.
+    One minus DISTS's texture term (Ding et al., arXiv 2004.07728, eq. 5), written so
+    that it is exactly 0 where the means agree. Two patches of the same texture differ
+    little in it, even if no pixel agrees.
 
     Args:
       reference: activations `(..., h, w, C)`, not negative.
-      distorted: of the same shape.
-      weights: of the positions, `(..., h, w)`, which sum to 1.
+      distorted: activations of the same shape.
     """
-    x, y = (_means(tap, weights)[..., 0, 0, :] for tap in (reference, distorted))
+    x, y = (tap.mean((-3, -2)) for tap in (reference, distorted))
     return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
 
 
-def structure_difference(
-    reference: jax.Array, distorted: jax.Array, weights: jax.Array
-) -> jax.Array:
+def structure_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """How far the patterns of a tap's channels are apart, `(..., h, w, C)`.
 
       1/2 ((x - m_x) - (y - m_y))^2 / (v_x + v_y + c)
 
     Its mean over positions is `1/2 (1 - s)`, in [0, 1], of DISTS's structure term
-    `s = (2 cov + c) / (v_x + v_y + c)` (Ding et al., arXiv 2004.07728, eq. 6): the
-    positions share the image's variances.
+    `s = (2 cov + c) / (v_x + v_y + c)` (Ding et al., arXiv 2004.07728, eq. 6). The
+    variances are those of the whole image.
 
-    Args: as of `texture_difference`.
+    Args:
+      reference: activations `(..., h, w, C)`.
+      distorted: activations of the same shape.
     """
-    x, y = (tap - _means(tap, weights) for tap in (reference, distorted))
-    variances = _means(jnp.square(x), weights) + _means(jnp.square(y), weights)
+    x, y = (tap - _means(tap) for tap in (reference, distorted))
+    variances = _means(jnp.square(x)) + _means(jnp.square(y))
     return 0.5 * jnp.square(x - y) / (variances + MOMENT_EPSILON)
 
 
-def _means(tap: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.sum(weights[..., None] * tap, axis=(-3, -2), keepdims=True)
+def _means(tap: jax.Array) -> jax.Array:
+    return tap.mean((-3, -2), keepdims=True)
+
+
+def resize(maps: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear interpolation of `(..., h, w)` to `(..., height, width)`, float32."""
+    if maps.shape[-2:] == (height, width):
+        return maps
+    shape = (*maps.shape[:-2], height, width)
+    return jax.image.resize(maps, shape, "linear", precision=jax.lax.Precision.HIGHEST)
 
 
 class FeatureStream(nn.Module):

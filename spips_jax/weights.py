@@ -1,14 +1,15 @@
-"""Weight files: safetensors with strict names and shapes, and the folder they live in.
+"""Weight files: safetensors with strict names and shapes, and the folders they are in.
 
-A file holds the float tensors of one `network`: a backbone ("alexnet", ...), LPIPS's
-linear heads ("lpips-alexnet", ...), DISTS's two vectors ("dists") or a trained SPIPS
-(`spips_jax.model_file`). Tensors are named by their path in the parameter tree, joined
-with dots ("conv1_1.kernel"); kernels are HWIO. The header's metadata says which network
-it is and where it came from.
+A file holds the float tensors of one `network`: a backbone ("alexnet", ...), the head
+of a baseline ("lpips-alexnet", "dists") or a trained SPIPS (`spips_jax.model_file`).
+Tensors are named by their path in the parameter tree, joined with dots
+("conv1_1.kernel"); kernels are HWIO. The header's metadata says which network it is and
+where it came from.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -22,13 +23,19 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from spips_jax import backbones
+from spips_jax.backbones import BACKBONES, Published, build
+from spips_jax.baselines import BASELINES
 from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
-from spips_jax.images import MIN_SIZE
+from spips_jax.messages import one_of
 
 FORMAT = "spips-jax"
-VERSION = "1"
+
+VERSION = "2"
+"""Of the format. Version 1 differs in trained models alone: see
+`spips_jax.model_file`."""
+
+READABLE = ("1", VERSION)
 
 BACKBONE = "backbone"
 """Where a SPIPS network's parameters have those of its backbone."""
@@ -36,64 +43,62 @@ BACKBONE = "backbone"
 PACKAGE = Path(__file__).parent / "models"
 """The trained models that come with the package, and an example pair of images."""
 
-LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
-NETWORKS = (
-    *(network for network in backbones.BACKBONES if network != "lite"),
-    *(f"lpips-{network}" for network in LPIPS_NETWORKS),
-    "dists",
-)
-"""Networks that others publish, which `weights_convert` converts: all but "lite"."""
+PUBLISHED: dict[str, Published] = {
+    **{name: one.published for name, one in BACKBONES.items() if one.published},
+    **{name: one.head.published for name, one in BASELINES.items() if one.head},
+}
+"""Networks that others publish, which `weights_convert` converts: backbones, then the
+heads of baselines."""
 
 
 class WeightsError(ValueError):
     """Weights that are missing or cannot be used; one line that says what to do."""
 
 
-def weights_path(network: str) -> Path:
-    """Returns where weights are looked for.
+def embedded(model: str) -> Path | None:
+    """Returns the file of a SPIPS model in the package; None where it has none."""
+    path = PACKAGE / f"{model}.safetensors"
+    return path if path.is_file() else None
 
-    That is where `python -m weights_convert` puts them; those of "lite", which nobody
-    else has, come with the package.
+
+def weights_path(network: str) -> Path:
+    """Returns where the weights of a network are looked for.
+
+    Those of published networks are in the cache folder, where `spips convert` puts
+    them; those of a backbone that is trained here are in the file of its SPIPS model.
     """
-    if network not in NETWORKS:
+    if network not in PUBLISHED:
         return PACKAGE / f"spips-{network}.safetensors"
     return cache_folder() / f"{network}.safetensors"
 
 
-def expected_shapes(network: str) -> dict[str, tuple[int, ...]]:
+@functools.cache  # traces the network each time
+def expected_shapes(network: str) -> Mapping[str, tuple[int, ...]]:
     """Returns the name and shape of every tensor in a file of `network`.
 
     Raises:
-      WeightsError: `network` is neither a backbone nor one of `NETWORKS`.
+      WeightsError: `network` is neither a backbone nor the head of a baseline.
     """
-    if network in backbones.BACKBONES:
-        return _flat_shapes(_backbone_shapes(network)[1]["params"])
-    if network == "dists":
-        channels = {"input": 3, **_channels("vgg16")}
-        return {
-            f"{vector}.{tap}": (count,)
-            for vector in ("alpha", "beta")
-            for tap, count in channels.items()
-        }
-    if network in NETWORKS:
-        channels = _channels(network.removeprefix("lpips-"))
-        return {f"{tap}.weight": (count,) for tap, count in channels.items()}
-    raise WeightsError(f"network {network!r} is not one of {', '.join(NETWORKS)}")
+    if network in BACKBONES:
+        _, variables = _backbone_shapes(network)
+        return flat_shapes(variables["params"])
+    head = BASELINES[network].head if network in BASELINES else None
+    if head is None:
+        raise WeightsError(one_of("network", network, (*BACKBONES, *PUBLISHED)))
+    taps, _ = _backbone_shapes(BASELINES[network].backbone)
+    return head.shapes({tap: one.shape[-1] for tap, one in taps.items()})
 
 
 def _backbone_shapes(network: str) -> tuple[Any, Any]:
     """Shapes of a backbone's taps and variables, without computing anything."""
-    module = backbones.build(network)
-    image = jax.ShapeDtypeStruct((1, MIN_SIZE, MIN_SIZE, 3), jnp.float32)
+    module = build(network)
+    size = module.min_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(module.init_with_output, jax.random.key(0), image)
 
 
-def _channels(network: str) -> dict[str, int]:
-    taps, _ = _backbone_shapes(network)
-    return {tap: activation.shape[-1] for tap, activation in taps.items()}
-
-
-def _flat_shapes(params: Any) -> dict[str, tuple[int, ...]]:
+def flat_shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of a parameter tree by the names that its tensors have in a file."""
     flat = traverse_util.flatten_dict(params, sep=".")
     return {name: tuple(tensor.shape) for name, tensor in flat.items()}
 
@@ -127,7 +132,18 @@ def write_tensors(
     network: str,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """`write_weights` for tensors whose `shapes` the caller knows."""
+    """Writes a nested dict of arrays to a safetensors file, whole or not at all.
+
+    Args:
+      path: the file.
+      params: the arrays.
+      shapes: the name and shape of every tensor there must be.
+      network: what the tensors are of, for the header and errors.
+      metadata: more of the header.
+
+    Raises:
+      WeightsError: a tensor is missing, extra or misshapen.
+    """
     path = Path(path)
     flat = {
         name: np.ascontiguousarray(tensor)
@@ -144,7 +160,7 @@ def write_tensors(
 def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any]:
     """Reads the weights of `network` as a nested dict of float32 NumPy arrays.
 
-    The file of a trained SPIPS will do for a backbone, if it has that in it.
+    A backbone is also read from the file of a trained SPIPS that has it inside.
 
     Raises:
       WeightsError: no such file, not a safetensors file of ours, of another network,
@@ -181,7 +197,8 @@ def read_tensors(
       again: of one that is damaged.
 
     Raises:
-      WeightsError: no such file, not a whole safetensors file, NaN or inf in it.
+      WeightsError: no such file, not a whole safetensors file, NaN or inf in it, a
+        format of another version.
     """
     path = Path(path)
     if not path.is_file():
@@ -195,6 +212,12 @@ def read_tensors(
         raise WeightsError(
             f"{path}: not a whole safetensors file ({error}); {again}"
         ) from None
+    version = metadata.get("version")
+    if metadata.get("format") == FORMAT and version not in READABLE:
+        raise WeightsError(
+            f"{path}: has version {version} of the format, this spips-jax reads"
+            f" {' and '.join(READABLE)}: install a newer one"
+        )
     for name, tensor in flat.items():
         if not np.isfinite(tensor).all():
             raise WeightsError(f"{path}: tensor {name} contains NaN or inf")
@@ -236,19 +259,35 @@ def digest(params: Mapping[str, Any]) -> str:
     return sha256.hexdigest()
 
 
+def read_network(
+    network: str, path: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Reads the weights of `network` as JAX arrays.
+
+    Args:
+      network: a backbone or one of `PUBLISHED`.
+      path: the file; by default where `weights_path` says.
+
+    Raises:
+      WeightsError: as `read_weights`.
+    """
+    path = path or weights_path(network)
+    return jax.tree.map(jnp.asarray, read_weights(path, network=network))
+
+
 def command_for(network: str, *, given: bool = False) -> str:
     """Returns the command that makes the weights of `network`.
 
-    It puts them where `load` looks, but for "lite", which is trained.
+    It puts them where `load` looks, unless they are of a backbone that is trained here.
 
     Args:
-      network: a backbone or one of `NETWORKS`.
+      network: a backbone or one of `PUBLISHED`.
       given: whether to convert a file that the user has, rather than download.
     """
-    if network not in NETWORKS:
-        return f"python train.py --config=configs/{network}_backbone.py --workdir=DIR"
-    source = " --source FILE" if given or network not in backbones.BACKBONES else ""
-    return f"python -m weights_convert {network}{source}"
+    if network not in PUBLISHED:
+        return f"spips train --config {network}_backbone --workdir DIR"
+    source = " --source FILE" if given or not PUBLISHED[network].url else ""
+    return f"spips convert {network}{source}"
 
 
 def how_to_get(network: str) -> str:

@@ -1,0 +1,26 @@
+"""Parts of error messages that the whole package words alike."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type's name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def one_of(what: str, name: str, known: Iterable[str], *, more: str = "") -> str:
+    """Says that a name is not among those known, and which of them is nearest.
+
+    Args:
+      what: the kind of thing that is named, as "model".
+      name: the name that was given.
+      known: the names there are.
+      more: follows the list of names, as ", nor a .safetensors file".
+    """
+    known = tuple(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{what} {name!r} is not one of {', '.join(known)}{more}{hint}"
