@@ -101,9 +101,7 @@ def load(
     module = spips.Spips(backbone=backbones.build(MODELS[name], dtype=dtype))
     backbone = weight_files.read_network(MODELS[name], weights)
     params = {**spips.initialize(module), BACKBONE: backbone}
-    return Metric(
-        variables={"params": params}, module=module, name=f"{name}-untrained"
-    )
+    return Metric(variables={"params": params}, module=module, name=f"{name}-untrained")
 
 
 def _load_baseline(

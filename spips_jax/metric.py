@@ -94,12 +94,9 @@ class Metric:
         if not isinstance(self.module, Spips):
             raise ValueError(f"{self.name} is not a SPIPS model: only those are saved")
         params, card = self.variables["params"], self.card
-        left_out = not card.get("backbone_in_file", True)
-        if left_out:
-            same = weights.digest(params[weights.BACKBONE]) == card["backbone_sha256"]
-            left_out = same
-        card.setdefault("backbone", self.module.backbone.network)
-        card["backbone_in_file"] = not left_out
+        left_out = not card.get("backbone_in_file", True) and (
+            weights.digest(params[weights.BACKBONE]) == card["backbone_sha256"]
+        )
         model = model_file.Model(
             name=self.name,
             module=self.module,

@@ -35,6 +35,9 @@ from spips_jax.weights import BACKBONE, WeightsError
 OPTIONS = ("width", "streams", "statistics", "classical", "monotone")
 """The attributes of `Spips` that a file keeps, beside the backbone's name."""
 
+_KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256")
+"""What a card that is read has from the rest of the file."""
+
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
 _VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
 _VERSION_1_ATTENTION = "attention.weight"
@@ -85,7 +88,9 @@ def write_model(
         "backbone": network,
         "backbone_sha256": weights.digest(backbone),
         "options": json.dumps(options),
-        "card": json.dumps(dict(model.card)),
+        "card": json.dumps(
+            {name: one for name, one in model.card.items() if name not in _KNOWN}
+        ),
     }
     if model.calibration is not None:
         metadata["calibration"] = json.dumps(model.calibration.to_dict())
@@ -99,13 +104,14 @@ def write_model(
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the card of a model file, with its `name` and `backbone_sha256`.
+    """Returns the card of a model file.
+
+    The file adds to it `name`, `backbone`, `backbone_in_file` and `backbone_sha256`.
 
     Raises:
       WeightsError: no such file, or not one of a trained model.
     """
-    _, metadata = _read(path)
-    return _card(metadata)
+    return _card(*_read(path))
 
 
 def read_model(
@@ -144,7 +150,7 @@ def read_model(
             for name, value in options.items()
         },
     )
-    with_backbone = any(name.startswith(f"{BACKBONE}.") for name in flat)
+    with_backbone = _has_backbone(flat)
     weights.check_shapes(
         path,
         flat,
@@ -163,7 +169,7 @@ def read_model(
         module=module,
         params=jax.tree.map(jnp.asarray, params),
         calibration=_calibration(path, metadata),
-        card=_card(metadata),
+        card=_card(flat, metadata),
     )
 
 
@@ -184,12 +190,18 @@ def _read_backbone(
     return params
 
 
-def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _card(flat: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
         **json.loads(metadata["card"]),
         "name": metadata["name"],
+        "backbone": metadata["backbone"],
+        "backbone_in_file": _has_backbone(flat),
         "backbone_sha256": metadata["backbone_sha256"],
     }
+
+
+def _has_backbone(flat: Mapping[str, Any]) -> bool:
+    return any(name.startswith(f"{BACKBONE}.") for name in flat)
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import spips_jax
-from spips_jax import backbones, model_file, weights
+from spips_jax import backbones, weights
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
@@ -175,7 +175,7 @@ def random_metric(
     return load
 
 
-EMBEDDED = [name for name in spips_jax.MODELS if model_file.embedded(name)]
+EMBEDDED = [name for name in spips_jax.MODELS if weights.embedded(name)]
 
 
 @pytest.fixture(params=EMBEDDED, scope="session")
@@ -184,7 +184,7 @@ def embedded(
 ) -> spips_jax.Metric:
     """Each trained model of the package in turn; skips where its backbone is not."""
     network = spips_jax.MODELS[request.param]
-    file = real_weights(network) if network in weights.NETWORKS else None
+    file = real_weights(network) if network in weights.PUBLISHED else None
     return spips_jax.load(request.param, weights=file)
 
 

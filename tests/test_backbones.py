@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spips_jax import backbones, weights
-from weights_convert import networks, torch_twin
+from weights_convert import torch_twin
 
 # Sums of up to 4608 float32 products in another order, relative to the largest value.
 TOLERANCE = 1e-5
@@ -22,7 +22,7 @@ def relative_difference(actual: jax.Array, expected: np.ndarray) -> float:
 def torch_tensors(network: str, params: dict) -> dict[str, np.ndarray]:
     """Flax parameters under torchvision's names and in its layout."""
     tensors = {}
-    for key, (name,) in networks.layout(network).items():
+    for key, (name,) in weights.PUBLISHED[network].tensors.items():
         *path, leaf = name.split(".")
         node = params
         for part in (*path, leaf):
@@ -36,7 +36,9 @@ SHAPES = [(1, 64, 64), (3, 37, 50), (1, 32, 33)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("network", networks.BACKBONES)
+@pytest.mark.parametrize(
+    "network", [name for name in weights.PUBLISHED if name in backbones.BACKBONES]
+)
 def test_taps_equal_pytorchs(network, shape, random_params):
     pytest.importorskip("torch", reason="PyTorch is what backbones are compared with")
     params = random_params(network)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from spips_jax import baselines, read_image, weights
-from weights_convert import networks
+import spips_jax
+from spips_jax import read_image, weights
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from weights_convert import networks
 )
 def test_lpips_gives_the_published_values(shared, real_weights, network, expected):
     images = shared("data/lpips_example")
-    metric = baselines.load(
+    metric = spips_jax.load(
         f"lpips-{network}",
         weights=real_weights(network),
         head=real_weights(f"lpips-{network}"),
@@ -82,7 +82,7 @@ def vgg16_features(random_params):
 
 def test_lpips_follows_its_equation(vgg16_features, random_weights, pair, tmp_path):
     head = write_head("lpips-vgg16", tmp_path / "head.safetensors")
-    metric = baselines.load(
+    metric = spips_jax.load(
         "lpips-vgg16",
         weights=random_weights("vgg16"),
         head=tmp_path / "head.safetensors",
@@ -103,7 +103,7 @@ def test_dists_follows_its_equation(
     vgg16_features, random_weights, pair, tmp_path, size
 ):
     head = write_head("dists", tmp_path / "dists.safetensors")
-    metric = baselines.load(
+    metric = spips_jax.load(
         "dists", weights=random_weights("vgg16"), head=tmp_path / "dists.safetensors"
     )
     reference, distorted = pair(*size)
@@ -144,12 +144,12 @@ def test_dists_weights_are_the_published_ones(shared, tmp_path):
     for vector in ("alpha", "beta"):
         joined = np.concatenate([loaded[vector][tap] for tap in order])
         np.testing.assert_array_equal(joined, published[vector].ravel())
-    assert networks.layout("dists")["alpha"][0] == "alpha.input"
+    assert weights.PUBLISHED["dists"].tensors["alpha"][0] == "alpha.input"
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "ms-ssim"])
 def test_classical_baselines_are_metrics(name, pair):
-    metric = baselines.load(name)
+    metric = spips_jax.load(name)
     assert metric.higher_is_better
     assert jax.tree.leaves(metric) == []
     reference, distorted = pair(2, 40, 48)
@@ -165,7 +165,7 @@ def test_classical_baselines_are_metrics(name, pair):
 
 def test_lpips_maps_average_to_the_score(random_weights, pair, tmp_path):
     write_head("lpips-alexnet", tmp_path / "head.safetensors")
-    metric = baselines.load(
+    metric = spips_jax.load(
         "lpips-alexnet",
         weights=random_weights("alexnet"),
         head=tmp_path / "head.safetensors",
@@ -178,14 +178,14 @@ def test_lpips_maps_average_to_the_score(random_weights, pair, tmp_path):
 
 def test_calls_that_make_no_sense_are_errors(tmp_path, monkeypatch, random_weights):
     monkeypatch.setenv("SPIPS_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="'vif' is not one of lpips-alexnet"):
-        baselines.load("vif")
+    with pytest.raises(ValueError, match="'vif' is not one of spips-lite"):
+        spips_jax.load("vif")
     with pytest.raises(ValueError, match="psnr has no weights"):
-        baselines.load("psnr", weights="x.safetensors")
-    with pytest.raises(weights.WeightsError, match="weights_convert lpips-alexnet"):
-        baselines.load("lpips-alexnet", weights=random_weights("alexnet"))
+        spips_jax.load("psnr", weights="x.safetensors")
+    with pytest.raises(weights.WeightsError, match="spips convert lpips-alexnet"):
+        spips_jax.load("lpips-alexnet", weights=random_weights("alexnet"))
     with pytest.raises(weights.WeightsError, match="holds alexnet, wanted squeezenet"):
-        baselines.load("lpips-squeezenet", weights=random_weights("alexnet"))
+        spips_jax.load("lpips-squeezenet", weights=random_weights("alexnet"))
 
 
 def test_published_heads_convert(real_weights):
@@ -198,7 +198,7 @@ def test_published_heads_convert(real_weights):
 def test_gradients_are_finite(name, random_weights, tmp_path):
     backbone = "vgg16" if name == "dists" else "alexnet"
     write_head(name, tmp_path / "head.safetensors")
-    metric = baselines.load(
+    metric = spips_jax.load(
         name, weights=random_weights(backbone), head=tmp_path / "head.safetensors"
     )
     black = np.zeros((32, 32, 3), np.float32)

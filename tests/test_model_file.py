@@ -17,11 +17,10 @@ from spips_jax import (
     Metric,
     WeightsError,
     backbones,
-    metric,
     model_file,
+    spips,
     weights,
 )
-from spips_jax.cli import main
 from spips_jax.spips import Spips
 
 
@@ -44,17 +43,17 @@ def trained(random_metric: Callable[..., Metric]) -> Metric:
 CALIBRATION = Calibration("mos", (0.1, 8.3, 1 / 3, 0.07), (0.0, 9.0), "ours", 60, 0.5)
 
 
-def write(path: Path, metric: Metric, *, whole: bool = False, width: int = 32) -> Path:
-    model_file.write_model(
-        path,
-        jax.device_get(metric.variables["params"]),
-        name="mine",
-        network="alexnet",
-        options={"width": width},
-        whole=whole,
-        card={"step": 7},
-    )
+def write(path: Path, metric: Metric, *, whole: bool = False) -> Path:
+    model = model_file.Model("mine", metric.module, params_of(metric), None, CARD)
+    model_file.write_model(path, model, with_backbone=whole)
     return path
+
+
+def params_of(metric: Metric) -> dict:
+    return jax.device_get(metric.variables["params"])
+
+
+CARD = {"step": 7}
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -66,54 +65,123 @@ def test_a_model_comes_back_as_it_was(trained, pair, tmp_path, random_weights, w
     images = pair(40, 44)
     np.testing.assert_array_equal(loaded(*images), trained(*images))
     assert loaded.name == "mine"
-    card = model_file.read_card(path)
-    backbone_digest = weights.digest(trained.variables["params"]["backbone"])
-    assert card == {"step": 7, "name": "mine", "backbone_sha256": backbone_digest}
+    digest = weights.digest(trained.variables["params"]["backbone"])
+    assert loaded.card == model_file.read_card(path)
+    assert loaded.card == {
+        "step": 7,
+        "name": "mine",
+        "backbone": "alexnet",
+        "backbone_in_file": whole,
+        "backbone_sha256": digest,
+    }
     assert (path.stat().st_size > 9_000_000) == whole
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_saving_and_loading_are_symmetrical(trained, tmp_path, random_weights, whole):
+    path = write(tmp_path / "model.safetensors", trained, whole=whole)
+    backbone = None if whole else random_weights("alexnet")
+    first = Metric.load(path, weights=backbone).replace(calibration=CALIBRATION)
+    first.save(tmp_path / "again.safetensors")
+    second = Metric.load(tmp_path / "again.safetensors", weights=backbone)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    for name in ("name", "module", "calibration", "card"):
+        assert getattr(first, name) == getattr(second, name)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+
+
+def test_a_backbone_that_was_changed_is_saved(trained, tmp_path, random_weights):
+    path = write(tmp_path / "model.safetensors", trained)
+    metric = Metric.load(path, weights=random_weights("alexnet"))
+    params = {**metric.variables["params"]}
+    params["backbone"] = jax.tree.map(lambda w: 1.5 * w, params["backbone"])
+    tuned = metric.replace(variables={"params": params})
+    tuned.save(tmp_path / "tuned.safetensors")
+    loaded = spips_jax.load(tmp_path / "tuned.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, tuned.variables)
+
+
+def test_a_model_without_a_card_is_saved_whole(random_metric, tmp_path):
+    untrained = random_metric("squeezenet")
+    untrained.save(tmp_path / "model.safetensors")
+    loaded = spips_jax.load(tmp_path / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, untrained.variables)
+    assert loaded.name == "spips-squeezenet-untrained"
+
+
+def test_only_spips_models_are_saved(tmp_path):
+    with pytest.raises(ValueError, match="psnr is not a SPIPS model"):
+        spips_jax.load("psnr").save(tmp_path / "psnr.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_metric_is_told_in_three_lines(trained):
+    told = repr(trained.replace(calibration=CALIBRATION))
+    assert told.count("\n") <= 2
+    assert len(told) < 3 * 88
+    for part in ("spips-alexnet-untrained", "alexnet", "parameters", "mos of ours"):
+        assert part in told
 
 
 def test_the_options_of_the_network_come_back(random_metric, random_weights, tmp_path):
     backbone = random_metric("alexnet").variables["params"]["backbone"]
-    options = {"width": 8, "streams": ["semantic", "classical"], "monotone": False}
+    options = {
+        "width": 8,
+        "streams": ("semantic", "classical"),
+        "statistics": ("squares", "structure"),
+        "classical": ("ms_ssim", "psnr"),
+        "monotone": False,
+    }
     module = Spips(backbone=backbones.build("alexnet"), **options)
-    params = {**metric.untrained(module), "backbone": backbone}
+    params = {**spips.initialize(module), "backbone": backbone}
     path = tmp_path / "model.safetensors"
-    model_file.write_model(
-        path, params, name="mine", network="alexnet", options=options, whole=False,
-        card={},
-    )  # fmt: skip
-    loaded = spips_jax.load(path, weights=random_weights("alexnet")).module
-    assert (loaded.width, loaded.monotone) == (8, False)
-    assert loaded.streams == ("semantic", "classical")
+    Metric(variables={"params": params}, module=module, name="mine").save(path)
+    loaded = spips_jax.load(path).module
+    assert {name: getattr(loaded, name) for name in options} == options
+    assert set(options) == set(model_file.OPTIONS)
 
 
-def test_lites_backbone_is_stored_as_float16(random_metric, pair, tmp_path):
+def test_files_of_version_1_load(trained, pair, tmp_path):
+    """They name no classical maps, and have an attention that does nothing."""
+    path = write(tmp_path / "model.safetensors", trained, whole=True)
+    tensors, metadata = read(path)
+    options = json.loads(metadata["options"])
+    del options["classical"]
+    metadata |= {"version": "1", "options": json.dumps(options)}
+    tensors["attention.weight"] = np.zeros(256, np.float32)
+    old = tmp_path / "old.safetensors"
+    safetensors.numpy.save_file(tensors, old, metadata=metadata)
+    loaded, images = spips_jax.load(old), pair(40, 44)
+    np.testing.assert_array_equal(loaded(*images), trained(*images))
+    loaded.save(old)
+    assert read(old)[1] == read(path)[1]
+
+    tensors["attention.weight"][3] = 0.1
+    safetensors.numpy.save_file(tensors, old, metadata=metadata)
+    with pytest.raises(WeightsError, match="trained with an attention, which SPIPS no"):
+        spips_jax.load(old)
+
+
+def test_lites_backbone_is_stored_as_float16(random_metric, tmp_path):
     """Rounded once: what is read, written again and calibrated stays as it is."""
     path = tmp_path / "lite.safetensors"
-    params = jax.device_get(random_metric("lite").variables["params"])
-
-    def write_lite(path, params):
-        model_file.write_model(
-            path, params, name="mine", network="lite", options={}, whole=True, card={}
-        )
-        return spips_jax.load(path)
-
-    loaded = write_lite(path, params)
+    metric = random_metric("lite")
+    metric.save(path)
+    loaded = spips_jax.load(path)
     assert path.stat().st_size < 4_000_000
-    read = loaded.variables["params"]
-    for part, tree in params.items():
+    found = loaded.variables["params"]
+    for part, tree in params_of(metric).items():
         kind = np.float16 if part == "backbone" else np.float32
         rounded = jax.tree.map(lambda x, kind=kind: np.float32(kind(x)), tree)
-        jax.tree.map(np.testing.assert_array_equal, read[part], rounded)
-    assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype(np.float32)}
-    digest = model_file.read_card(path)["backbone_sha256"]
-    assert digest == weights.digest(read["backbone"])
+        jax.tree.map(np.testing.assert_array_equal, found[part], rounded)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    assert loaded.card["backbone_sha256"] == weights.digest(found["backbone"])
 
-    again = write_lite(tmp_path / "again.safetensors", jax.device_get(read))
-    jax.tree.map(np.testing.assert_array_equal, again.variables, loaded.variables)
-    before = safetensors.numpy.load_file(path)
-    model_file.write_calibration(path, CALIBRATION)
-    for name, tensor in safetensors.numpy.load_file(path).items():
+    again = tmp_path / "again.safetensors"
+    loaded.replace(calibration=CALIBRATION).save(again)
+    before, after = (safetensors.numpy.load_file(file) for file in (path, again))
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
         assert tensor.dtype == before[name].dtype, name
         np.testing.assert_array_equal(tensor, before[name])
 
@@ -121,13 +189,13 @@ def test_lites_backbone_is_stored_as_float16(random_metric, pair, tmp_path):
 def test_a_models_file_will_do_for_its_backbone(trained, tmp_path):
     whole = write(tmp_path / "whole.safetensors", trained, whole=True)
     expected = trained.variables["params"]["backbone"]
-    found = metric.read_network("alexnet", whole)
+    found = weights.read_network("alexnet", whole)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     with pytest.raises(WeightsError, match="holds spips-alexnet, wanted lite"):
-        metric.read_network("lite", whole)
+        weights.read_network("lite", whole)
     without = write(tmp_path / "without.safetensors", trained)
     with pytest.raises(WeightsError, match=r"without\S+: has no backbone in it"):
-        metric.read_network("alexnet", without)
+        weights.read_network("alexnet", without)
 
 
 def test_the_digest_is_of_names_shapes_and_values():
@@ -156,20 +224,20 @@ def test_another_backbone_is_refused(trained, tmp_path, random_params):
 
 
 def test_files_that_are_no_models_are_refused(
-    trained, tmp_path, random_weights, monkeypatch, capsys
+    trained, tmp_path, random_weights, monkeypatch
 ):
     monkeypatch.setenv("SPIPS_HOME", str(tmp_path / "home"))
     path = write(tmp_path / "model.safetensors", trained)
-    with pytest.raises(WeightsError, match="weights_convert alexnet"):
+    with pytest.raises(WeightsError, match="spips convert alexnet"):
         spips_jax.load(path)
-    with pytest.raises(WeightsError, match=r"no such file; give a file that `train.py"):
+    with pytest.raises(WeightsError, match=r"no such file; give a file that `spips"):
         spips_jax.load(tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="holds alexnet, not a trained model"):
         spips_jax.load(random_weights("alexnet"))
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        WeightsError, match=r"not a whole safetensors file.*write it an"
+        WeightsError, match=r"not a whole safetensors file.*write it ag"
     ):
         spips_jax.load(cut)
     tensors = safetensors.numpy.load_file(path)
@@ -183,16 +251,16 @@ def test_files_that_are_no_models_are_refused(
         tensors, cut, metadata={**metadata, "backbone": "resnet"}
     )
     with pytest.raises(
-        WeightsError, match="is over the backbone resnet, which is none"
-    ):
+        WeightsError, match="stands on the backbone resnet, which is none"
+    ) as caught:
         spips_jax.load(cut)
-    assert main(["score", "a.png", "b.png", "--model", str(cut)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_of_another_width_is_not_written(trained, tmp_path):
+    other = trained.replace(module=trained.module.clone(width=8))
     with pytest.raises(WeightsError, match=r"head.bias has shape \(32,\), spips-al"):
-        write(tmp_path / "model.safetensors", trained, width=8)
+        write(tmp_path / "model.safetensors", other)
     assert not list(tmp_path.iterdir())
 
 
@@ -208,12 +276,12 @@ def test_a_calibration_changes_nothing_else(trained, tmp_path, random_weights, w
     path.with_suffix(".md").write_text("the card")
     backbone = None if whole else random_weights("alexnet")
     tensors, metadata = read(path)
-    card = model_file.read_card(path)
-    assert spips_jax.load(path, weights=backbone).calibration is None
+    loaded = spips_jax.load(path, weights=backbone)
+    assert loaded.calibration is None
 
     other = Calibration("preference", (0.1,), (0.0, 1.0), "ours", 60, 0.2)
     for calibration in (other, CALIBRATION):  # the second replaces the first
-        model_file.write_calibration(path, calibration)
+        loaded.replace(calibration=calibration).save(path)
         loaded = spips_jax.load(path, weights=backbone)
         assert loaded.calibration == calibration
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, trained.variables)
@@ -223,7 +291,6 @@ def test_a_calibration_changes_nothing_else(trained, tmp_path, random_weights, w
     }
     assert json.loads(more.pop("calibration")) == CALIBRATION.to_dict()
     assert more == metadata
-    assert model_file.read_card(path) == card
     assert path.with_suffix(".md").read_text() == "the card"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "model.md",
@@ -231,7 +298,7 @@ def test_a_calibration_changes_nothing_else(trained, tmp_path, random_weights, w
     ]
 
 
-def test_a_calibration_that_fails_leaves_the_file(trained, tmp_path, monkeypatch):
+def test_saving_that_fails_leaves_the_file(trained, tmp_path, monkeypatch):
     path = write(tmp_path / "model.safetensors", trained)
     before = path.read_bytes()
 
@@ -240,16 +307,9 @@ def test_a_calibration_that_fails_leaves_the_file(trained, tmp_path, monkeypatch
 
     monkeypatch.setattr(safetensors.numpy, "save_file", fail)
     with pytest.raises(OSError, match="no space left"):
-        model_file.write_calibration(path, CALIBRATION)
+        trained.replace(calibration=CALIBRATION).save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_only_models_take_a_calibration(tmp_path, random_weights):
-    with pytest.raises(WeightsError, match="no such file; give a file that `train"):
-        model_file.write_calibration(tmp_path / "none.safetensors", CALIBRATION)
-    with pytest.raises(WeightsError, match="holds alexnet, not a trained model"):
-        model_file.write_calibration(random_weights("alexnet"), CALIBRATION)
 
 
 @pytest.mark.parametrize(
@@ -268,10 +328,7 @@ def test_a_damaged_calibration_is_refused(
     tensors, metadata = read(path)
     metadata["calibration"] = damaged
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
-    match = rf"model.safetensors: its calibration is damaged \(.*{message}.*write it an"
+    match = rf"model.safetensors: its calibration is damaged \(.*{message}.*write it ag"
     with pytest.raises(WeightsError, match=match) as error:
         spips_jax.load(path, weights=random_weights("alexnet"))
     assert "\n" not in str(error.value)
-    model_file.write_calibration(path, CALIBRATION)  # which mends it
-    loaded = spips_jax.load(path, weights=random_weights("alexnet"))
-    assert loaded.calibration == CALIBRATION

@@ -1,4 +1,4 @@
-"""Streams, attention and head: equations and invariants."""
+"""Streams and head: equations and invariants."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spips_jax.head import (
-    Attention,
-    FreeHead,
-    Gain,
-    MonotoneHead,
-    attention_pool,
-    resize,
-)
+from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
     FeatureStream,
+    resize,
     squared_difference,
     structure_difference,
     texture_difference,
@@ -60,8 +54,7 @@ def test_texture_is_what_dists_luminance_lacks_of_one():
     mean_x, mean_y, *_ = moments(x, y)
     c = 1e-6
     similarity = (2 * mean_x * mean_y + c) / (mean_x**2 + mean_y**2 + c)
-    weights = jnp.full((9, 7), 1 / 63)
-    actual = texture_difference(jnp.asarray(x), jnp.asarray(y), weights)
+    actual = texture_difference(jnp.asarray(x), jnp.asarray(y))
     # 1 - similarity is float64 here and of differences there: float32 of the means.
     np.testing.assert_allclose(actual, 1 - similarity, rtol=1e-4, atol=1e-7)
 
@@ -71,8 +64,7 @@ def test_structure_is_half_of_what_dists_structure_lacks_of_one():
     *_, var_x, var_y, covariance = moments(x, y)
     c = 1e-6
     similarity = (2 * covariance + c) / (var_x + var_y + c)
-    weights = jnp.full((9, 7), 1 / 63)
-    local = structure_difference(jnp.asarray(x), jnp.asarray(y), weights)
+    local = structure_difference(jnp.asarray(x), jnp.asarray(y))
     actual = local.mean((0, 1))
     np.testing.assert_allclose(actual, (1 - similarity) / 2, rtol=1e-5)  # float32 sums
 
@@ -83,23 +75,22 @@ def test_structure_is_half_of_what_dists_structure_lacks_of_one():
 )
 def test_texture_and_structure_are_in_the_unit_interval(images):
     x, y = jnp.asarray(images)
-    weights = jnp.full((4, 3), 1 / 12)
     for difference in (
-        texture_difference(x, y, weights),
-        structure_difference(x, y, weights).mean((0, 1)),
+        texture_difference(x, y),
+        structure_difference(x, y).mean((0, 1)),
     ):
         assert (difference >= 0).all()
         assert (difference <= 1 + 1e-5).all()  # float32 sums
-    np.testing.assert_array_equal(texture_difference(x, x, weights), 0)
-    np.testing.assert_array_equal(structure_difference(x, x, weights), 0)
+    np.testing.assert_array_equal(texture_difference(x, x), 0)
+    np.testing.assert_array_equal(structure_difference(x, x), 0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_gradients_of_flat_features_are_finite(value):
-    flat, weights = jnp.full((4, 3, 2), value), jnp.full((4, 3), 1 / 12)
+    flat = jnp.full((4, 3, 2), value)
     for difference in (texture_difference, structure_difference):
         total = lambda *args, of=difference: of(*args).sum()  # noqa: E731
-        gradients = jax.grad(total, argnums=(0, 1))(flat, 1.01 * flat, weights)
+        gradients = jax.grad(total, argnums=(0, 1))(flat, 1.01 * flat)
         assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
@@ -123,32 +114,6 @@ def test_unit_normalisation_is_finite_at_zero_features():
     np.testing.assert_array_equal(unit_normalize(zeros), zeros)
     gradient = jax.grad(lambda x: unit_normalize(x).sum())(zeros)
     assert np.isfinite(gradient).all()
-
-
-def test_untrained_attention_is_the_plain_mean():
-    maps = features(0, 2, 9, 11)
-    logits, _ = Attention().init_with_output(jax.random.key(0), features(1, 2, 3, 3, 8))
-    pooled = attention_pool(maps, logits)
-    np.testing.assert_allclose(pooled, maps.mean((-2, -1)), rtol=1e-6)  # float32 sums
-
-
-@settings(max_examples=20, deadline=None)
-@given(logits=hnp.arrays(np.float32, (3, 4), elements=st.floats(-30, 30, width=32)))
-def test_attention_weights_are_a_distribution(logits):
-    ones = np.ones((7, 9), np.float32)
-    # A weighted mean of ones is one whatever the weights, to float32's rounding.
-    np.testing.assert_allclose(attention_pool(ones, jnp.asarray(logits)), 1, rtol=1e-5)
-    values = features(0, 7, 9)
-    pooled = attention_pool(values, jnp.asarray(logits))
-    assert values.min() <= pooled <= values.max() * (1 + 1e-5)
-
-
-def test_attention_looks_where_its_logits_say():
-    maps = np.zeros((8, 8), np.float32)
-    maps[:4] = 1
-    logits = np.array([[20.0], [-20.0]], np.float32)
-    # Interpolated between the halves, nearly all weight is on the upper one.
-    assert attention_pool(maps, jnp.asarray(logits)) > 0.99
 
 
 def test_resize_interpolates_like_scipy():

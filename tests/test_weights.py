@@ -89,7 +89,7 @@ def damaged(kind: str, path, params: dict) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", "no such file.*weights_convert alexnet"),
+        ("missing", "no such file.*spips convert alexnet"),
         ("text", "not a whole safetensors file"),
         ("truncated", "not a whole safetensors file"),
         ("foreign", "was not written by weights_convert, wanted alexnet"),
@@ -107,19 +107,32 @@ def test_bad_files_are_named_in_one_line(tmp_path, random_params, kind, message)
     assert "\n" not in str(caught.value)
 
 
+def test_a_newer_format_is_refused(tmp_path, random_weights):
+    with safetensors.safe_open(random_weights("alexnet"), framework="numpy") as file:
+        metadata = file.metadata()
+    tensors = safetensors.numpy.load_file(random_weights("alexnet"))
+    path = tmp_path / "newer.safetensors"
+    safetensors.numpy.save_file(tensors, path, metadata={**metadata, "version": "9"})
+    with pytest.raises(WeightsError, match=r"has version 9 of the format, .*1 and 2"):
+        weights.read_weights(path, network="alexnet")
+
+
 def test_another_networks_file_is_named(random_weights):
     with pytest.raises(WeightsError, match="holds alexnet, wanted vgg16"):
         weights.read_weights(random_weights("alexnet"), network="vgg16")
 
 
 def test_an_unknown_network_is_an_error():
-    with pytest.raises(WeightsError, match="'resnet' is not one of alexnet"):
+    with pytest.raises(WeightsError, match="'resnet' is not one of lite, alexnet"):
         weights.expected_shapes("resnet")
 
 
 def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("SPIPS_HOME", raising=False)
+    monkeypatch.setattr(
+        "platformdirs.user_cache_path", lambda name, appauthor: tmp_path / name
+    )
+    assert cache_folder() == tmp_path / "spips_jax"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "spips_jax"
     monkeypatch.setenv("SPIPS_HOME", "~/weights")
     assert weights.weights_path("vgg16") == tmp_path / "weights" / "vgg16.safetensors"

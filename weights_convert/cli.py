@@ -11,8 +11,9 @@ from typing import NoReturn
 
 import safetensors
 
+from spips_jax.backbones import BACKBONES
 from spips_jax.cache import cache_folder
-from spips_jax.weights import NETWORKS, WeightsError, weights_path, write_weights
+from spips_jax.weights import PUBLISHED, WeightsError, weights_path, write_weights
 from weights_convert import download, networks, torch_twin, verify
 
 EXIT_DIFFERENT = 1
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "network",
-        choices=NETWORKS,
+        choices=PUBLISHED,
         metavar="NETWORK",
-        help=", ".join(NETWORKS),
+        help=", ".join(PUBLISHED),
     )
     parser.add_argument(
         "--source",
@@ -89,7 +90,7 @@ def convert(
     compare: bool,
 ) -> int:
     """Converts one file, prints what it wrote, and returns the exit code."""
-    if compare and network in networks.BACKBONES:
+    if compare and network in BACKBONES:
         torch_twin.require_torch()
     source = source or download.fetch(network, cache_folder())
     output = output or weights_path(network)

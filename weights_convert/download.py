@@ -16,26 +16,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from spips_jax.weights import WeightsError
+from spips_jax.weights import PUBLISHED, WeightsError
 
-_TORCHVISION = "https://download.pytorch.org/models/"
-URLS = {
-    "vgg16": f"{_TORCHVISION}vgg16-397923af.pth",
-    "vgg19": f"{_TORCHVISION}vgg19-dcbb9e9d.pth",
-    "alexnet": f"{_TORCHVISION}alexnet-owt-7be5be79.pth",
-    "squeezenet": f"{_TORCHVISION}squeezenet1_1-b8a52dc0.pth",
-}
-_LPIPS = (
-    "lpips/weights/v0.1/{}.pth of https://github.com/richzhang/PerceptualSimilarity "
-    "(also in the PyPI package lpips)"
-)
-ORIGINS = {
-    "lpips-alexnet": _LPIPS.format("alex"),
-    "lpips-vgg16": _LPIPS.format("vgg"),
-    "lpips-squeezenet": _LPIPS.format("squeeze"),
-    "dists": "DISTS_pytorch/weights.pt of https://github.com/dingkeyan93/DISTS "
-    "(also in the PyPI package dists-pytorch)",
-}
 _CHUNK_SIZE = 1 << 20
 _TIMEOUT_S = 30
 
@@ -46,11 +28,12 @@ def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       WeightsError: `network` has no download, or the download failed.
     """
-    if network not in URLS:
+    published = PUBLISHED[network]
+    if not published.url:
         raise WeightsError(
-            f"{network} has no download: get {ORIGINS[network]} and give it as --source"
+            f"{network} has no download: get {published.origin} and give it as --source"
         )
-    return download(URLS[network], folder)
+    return download(published.url, folder)
 
 
 def download(url: str, folder: pathlib.Path) -> pathlib.Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,16 @@ def activations(
                 taps[f"fire{len(taps) + 1}"] = x
         return taps
 
+    twins = {
+        "alexnet": alexnet,
+        "squeezenet": squeezenet,
+        **{name: partial(vgg, layers=layers) for name, layers in _VGG_LAYERS.items()},
+    }
+    if network not in twins:
+        raise WeightsError(
+            f"--verify: {network} has no PyTorch twin, only {', '.join(twins)} have"
+        )
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        match network:
-            case "alexnet":
-                taps = alexnet(x)
-            case "squeezenet":
-                taps = squeezenet(x)
-            case _:
-                taps = vgg(x, _VGG_LAYERS[network])
+        taps = twins[network](x)
     return {tap: value.permute(0, 2, 3, 1).numpy() for tap, value in taps.items()}

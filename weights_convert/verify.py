@@ -41,7 +41,7 @@ def verify(
     is compared value by value.
     """
     params = read_weights(path, network=network)
-    if network in networks.HEADS:
+    if network not in backbones.BACKBONES:
         converted = traverse_util.flatten_dict(params, sep=".")
         source = traverse_util.flatten_dict(networks.to_flax(network, tensors), sep=".")
         return [_difference(name, converted[name], source[name]) for name in source]

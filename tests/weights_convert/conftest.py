@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from spips_jax import backbones
 from weights_convert import networks
 
 SHARED_WEIGHTS = pathlib.Path(__file__).parents[3] / "shared" / "weights"
@@ -46,7 +47,7 @@ def random_tensors():
         rng = np.random.default_rng(0)
         tensors = {}
         for name, shape in networks.torch_shapes(network).items():
-            if network in networks.HEADS:
+            if network not in backbones.BACKBONES:
                 values = rng.random(shape)
             else:
                 fan_in = np.prod(shape[1:]) if len(shape) == 4 else 100.0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import safetensors
 
-from spips_jax.weights import WeightsError, read_weights, weights_path
-from weights_convert import cli, download, networks, torch_twin
+from spips_jax.weights import PUBLISHED, WeightsError, read_weights, weights_path
+from weights_convert import cli, download, torch_twin
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_conversion_without_torch(tmp_path, random_tensors, zipped):
     assert (result.returncode, result.stderr) == (0, "")
     params = read_weights(weights_path("lpips-squeezenet"), network="lpips-squeezenet")
     for name, converted in zip(
-        tensors, networks.layout("lpips-squeezenet"), strict=True
+        tensors, PUBLISHED["lpips-squeezenet"].tensors, strict=True
     ):
         assert name == converted
     np.testing.assert_array_equal(

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from spips_jax.weights import WeightsError
+from spips_jax.weights import PUBLISHED, WeightsError
 from weights_convert import download
 
 CONTENT = bytes(range(256)) * 1000
@@ -179,15 +179,19 @@ def test_only_https_is_downloaded(tmp_path, scheme):
         download.download(f"{scheme}://example.org/{NAME}", tmp_path)
 
 
-@pytest.mark.parametrize("network", download.URLS)
+@pytest.mark.parametrize(
+    "network", [name for name, one in PUBLISHED.items() if one.url]
+)
 def test_torchvision_urls(network):
-    url = download.URLS[network]
+    url = PUBLISHED[network].url
     assert re.fullmatch(
         r"https://download\.pytorch\.org/models/\w.*-[0-9a-f]{8}\.pth", url
     )
 
 
-@pytest.mark.parametrize("network", download.ORIGINS)
+@pytest.mark.parametrize(
+    "network", [name for name, one in PUBLISHED.items() if not one.url]
+)
 def test_heads_have_no_download_but_an_origin(tmp_path, network):
     with pytest.raises(WeightsError, match=r"no download: get .*github\.com.*--source"):
         download.fetch(network, tmp_path)

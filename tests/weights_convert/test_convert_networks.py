@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from spips_jax.weights import WeightsError, expected_shapes, write_weights
+from spips_jax.backbones import BACKBONES
+from spips_jax.weights import PUBLISHED, WeightsError, expected_shapes, write_weights
 from weights_convert import networks, torch_twin, verify
+
+PUBLISHED_BACKBONES = [name for name in PUBLISHED if name in BACKBONES]
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def flat(params):
     return dict(walk(params, ()))
 
 
-@pytest.mark.parametrize("network", networks.NETWORKS)
+@pytest.mark.parametrize("network", PUBLISHED)
 def test_every_flax_tensor_is_filled_once(network):
     zeros = {
         name: np.zeros(shape, np.float32)
@@ -37,7 +40,7 @@ def test_every_flax_tensor_is_filled_once(network):
     converted = flat(networks.to_flax(network, zeros))
     shapes = {name: values.shape for name, values in converted.items()}
     assert shapes == expected_shapes(network)
-    names = [name for cut in networks.layout(network).values() for name in cut]
+    names = [name for cut in PUBLISHED[network].tensors.values() for name in cut]
     assert sorted(names) == sorted(shapes)
 
 
@@ -67,7 +70,7 @@ def test_every_flax_tensor_is_filled_once(network):
 )
 def test_known_names(network, torch_name, shape, flax_name):
     assert networks.torch_shapes(network)[torch_name] == shape
-    assert networks.layout(network)[torch_name][0] == flax_name
+    assert PUBLISHED[network].tensors[torch_name][0] == flax_name
 
 
 def test_kernels_become_hwio():
@@ -122,7 +125,7 @@ def test_real_dists_weights_against_the_authors_matlab_file(shared_weights):
         np.testing.assert_array_equal(joined, matlab[vector].ravel())
 
 
-@pytest.mark.parametrize("network", networks.BACKBONES)
+@pytest.mark.parametrize("network", PUBLISHED_BACKBONES)
 def test_full_checkpoints_lose_their_classifier(tmp_path, network):
     """Full-size, yet small on disk: each tensor is one zero, expanded."""
     torch = pytest.importorskip("torch", reason="writes the checkpoint")
@@ -199,7 +202,7 @@ def test_a_classifier_layer_that_the_network_does_not_have(save, random_tensors)
 def test_another_network_is_recognised(save, random_tensors, asked, given):
     error = error_of(asked, save(random_tensors(given)))
     assert f"looks like {given}" in error
-    assert f"`python -m weights_convert {given}" in error
+    assert f"`spips convert {given}" in error
 
 
 def test_converted_weights_are_recognised(save, random_tensors):
@@ -229,7 +232,7 @@ def test_a_negative_head_is_refused(save, random_tensors):
     assert "goes down to -0.25" in error_of("lpips-alexnet", save(tensors))
 
 
-@pytest.mark.parametrize("network", networks.BACKBONES)
+@pytest.mark.parametrize("network", PUBLISHED_BACKBONES)
 def test_activations_agree_with_pytorch(tmp_path, random_tensors, network):
     pytest.importorskip("torch", reason="runs the PyTorch twin")
     tensors = random_tensors(network)
