@@ -40,6 +40,7 @@ from spips_jax.agreement import Interval, bootstrap_draws, difference, interval,
 from spips_jax.cache import cache_compilations
 from spips_jax.data.splits import assign_folds
 from spips_jax.training import loop, setup, step
+from spips_jax.training.objectives import Objective
 from spips_jax.training.state import TrainState, unflatten
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tid2013.py"
@@ -101,16 +102,16 @@ def splits(references: np.ndarray, types: np.ndarray) -> Iterator[tuple[str, Any
 def scores(
     config: ConfigDict,
     model: setup.Model,
-    objective: step.Objective,
+    objective: Objective,
     columns: dict[str, np.ndarray],
     held: list[np.ndarray],
 ) -> np.ndarray:
     """Scores `(K, N)` of all rows by K models, each trained without `held[k]`."""
-    # What is pooled has gone through the backbone and the attention.
+    # Pooled pairs have been through the backbone.
     frozen = {
         path: value
         for path, value in model.frozen.items()
-        if not path.startswith(("backbone/", "attention/"))
+        if not path.startswith(setup.BACKBONE)
     }
     rows = {name: jnp.asarray(column) for name, column in columns.items()}
     tx = setup.build_optimizer(config)
@@ -143,11 +144,10 @@ def scores(
 
     @jax.jit
     @jax.vmap
-    def judge(state: TrainState) -> jax.Array:
-        tree = unflatten(frozen, state.judged)
+    def score(state: TrainState) -> jax.Array:
+        tree = unflatten(frozen, state.evaluation_params)
         batch = {step.POOLED: rows[step.POOLED]}
-        key = jax.random.key(0)
-        return model.network.distances(tree, batch, objective.kind, key=key)[:, 0]
+        return model.network.distances(tree, batch, objective.kind)[:, 0]
 
     rng = np.random.default_rng(config.seed)
     drawn = np.array(
@@ -159,7 +159,7 @@ def scores(
     )
     fresh = setup.build_state(config, model, tx)
     states = jax.tree.map(lambda x: jnp.stack([x] * len(held)), fresh)
-    return np.asarray(judge(train(states, jnp.asarray(drawn))))
+    return np.asarray(score(train(states, jnp.asarray(drawn))))
 
 
 def by_reference(

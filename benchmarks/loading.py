@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from spips_jax import data
-from spips_jax.data.builder import Card, IqaBuilder, Kind, Row
+from spips_jax.data.builder import Card, IqaBuilder, Row
 from spips_jax.data.scenes import scene
+from spips_jax.kinds import CHOICES, PAIRS, Kind
 
 SETTINGS = ((0, 1), (0, 2), (0, 4), (0, 8), (1, 1), (2, 1), (2, 2), (4, 1))
 """(worker processes, threads in each)."""
@@ -35,7 +36,7 @@ SETTINGS = ((0, 1), (0, 2), (0, 4), (0, 8), (1, 1), (2, 1), (2, 2), (4, 1))
 
 def _card(kind: Kind, opinion: str) -> Card:
     return Card(
-        title=kind,
+        title=kind.name,
         kind=kind,
         opinion=opinion,
         scale=(0, 1),
@@ -49,7 +50,7 @@ def _card(kind: Kind, opinion: str) -> Card:
 class LoadingTriplets(IqaBuilder):
     """64x64 triplets, PNG."""
 
-    CARD: ClassVar[Card] = _card("2afc", "judgement")
+    CARD: ClassVar[Card] = _card(CHOICES, "judgement")
     MARKER = "."
 
     def read_rows(self, root: Path) -> dict[str, Sequence[Row]]:
@@ -59,7 +60,7 @@ class LoadingTriplets(IqaBuilder):
 class LoadingPairs(IqaBuilder):
     """512x384 pairs, BMP."""
 
-    CARD: ClassVar[Card] = _card("pairs", "mos")
+    CARD: ClassVar[Card] = _card(PAIRS, "mos")
     MARKER = "."
 
     def read_rows(self, root: Path) -> dict[str, Sequence[Row]]:

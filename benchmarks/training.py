@@ -91,8 +91,9 @@ def measure(case: str, devices: int, seconds: float) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from spips_jax import cache, parallel, training
+    from spips_jax import cache, kinds, parallel, training
     from spips_jax.training import setup, step
+    from spips_jax.training.objectives import Objective
 
     jax.config.update("jax_num_cpu_devices", devices)
     cache.cache_compilations()
@@ -113,8 +114,8 @@ def measure(case: str, devices: int, seconds: float) -> dict[str, float]:
     else:
         for name in ("reference", "distorted"):
             batch[name] = rng.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
-    objective = step.Objective(
-        kind="pairs", opinion="mos", weights=(("plcc", 1.0), ("rank", 1.0))
+    objective = Objective(
+        kind=kinds.PAIRS, opinion="mos", weights=(("plcc", 1.0), ("rank", 1.0))
     )
     train_step = parallel.mapped(
         partial(

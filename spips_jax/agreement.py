@@ -23,8 +23,30 @@ import scipy.stats
 
 Array = np.ndarray | Sequence[float]
 
-HIGHER_IS_BETTER = {"mos": True, "dmos": False, "level": False, "same": True}
-"""The direction of each opinion that is one number an image, by its name."""
+
+@dataclass(frozen=True)
+class Opinion:
+    """What people (or a synthetic grade) said of an example.
+
+    Attributes:
+      meaning: what its number says, with its direction.
+      higher_is_better: its direction; None where it is of two images.
+    """
+
+    meaning: str
+    higher_is_better: bool | None
+
+
+OPINIONS: dict[str, Opinion] = {
+    "mos": Opinion("mean opinion score, higher is better", True),
+    "dmos": Opinion("difference mean opinion score, higher is worse", False),
+    "judgement": Opinion("share of votes for p1 over p0, in [0, 1]", None),
+    "same": Opinion("share of votes that p0 and p1 are the same, in [0, 1]", True),
+    "level": Opinion(
+        "level of distortion, higher is worse; ranks only within a group", False
+    ),
+}
+"""The opinions that sets have, by the name of their feature."""
 
 
 class AgreementError(ValueError):
@@ -36,19 +58,21 @@ def orient(opinions: Array, opinion: str, *, higher_is_better: bool) -> np.ndarr
 
     Args:
       opinions: `(N,)`, in the dataset's own units.
-      opinion: their name, a key of `HIGHER_IS_BETTER`.
+      opinion: their name, a key of `OPINIONS`, of one that has a direction.
       higher_is_better: the metric's direction; False for distances, as SPIPS is.
 
     Raises:
       AgreementError: an unknown opinion.
     """
-    if opinion not in HIGHER_IS_BETTER:
+    directions = {name: one.higher_is_better for name, one in OPINIONS.items()}
+    direction = directions.get(opinion)
+    if direction is None:
+        known = [name for name, one in directions.items() if one is not None]
         raise AgreementError(
-            f"no direction is known for {opinion!r}; it is one of"
-            f" {', '.join(HIGHER_IS_BETTER)}"
+            f"no direction is known for {opinion!r}; it is one of {', '.join(known)}"
         )
     (opinions,) = _check(1, opinions=opinions)
-    return opinions if HIGHER_IS_BETTER[opinion] == higher_is_better else -opinions
+    return opinions if direction == higher_is_better else -opinions
 
 
 def srcc(scores: Array, opinions: Array) -> float:

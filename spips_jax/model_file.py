@@ -135,7 +135,7 @@ def read_model(
     path = Path(path)
     flat, metadata = _read(path)
     network = metadata["backbone"]
-    options = json.loads(metadata["options"])
+    options: dict[str, Any] = json.loads(metadata["options"])
     if metadata["version"] == "1":
         options = {**_VERSION_1, **options}
         if np.any(flat.pop(_VERSION_1_ATTENTION, 0)):
@@ -143,13 +143,11 @@ def read_model(
                 f"{path}: was trained with an attention, which SPIPS no longer has:"
                 " train it again"
             )
-    module = Spips(
-        backbone=backbones.build(network, dtype=dtype),
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in options.items()
-        },
-    )
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+    }
+    module = Spips(backbone=backbones.build(network, dtype=dtype), **options)
     with_backbone = _has_backbone(flat)
     weights.check_shapes(
         path,

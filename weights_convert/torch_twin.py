@@ -8,7 +8,7 @@ that a mistake in one doesn't hide in the other.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ def activations(
                 taps[f"fire{len(taps) + 1}"] = x
         return taps
 
-    twins = {
+    twins: dict[str, Callable[..., dict[str, Any]]] = {
         "alexnet": alexnet,
         "squeezenet": squeezenet,
         **{name: partial(vgg, layers=layers) for name, layers in _VGG_LAYERS.items()},

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from spips_jax.data.builder import OPINIONS, DataError
+from spips_jax.agreement import OPINIONS
+from spips_jax.data.builder import DataError
 from spips_jax.data.sets import BUILDERS, load, prepare, prepared
 from spips_jax.data.sheet import choose, write_sheet
 
@@ -158,8 +159,8 @@ def _list(args: argparse.Namespace) -> int:
     if not console.is_terminal:
         console.width = 160  # nothing is cut where the output goes to a file
     console.print(table)
-    for name, meaning in OPINIONS.items():
-        console.print(f"{name}: {meaning}")
+    for name, opinion in OPINIONS.items():
+        console.print(f"{name}: {opinion.meaning}")
     return 0
 
 

@@ -17,15 +17,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
-    IMAGES,
     Card,
     DataError,
     Folder,
     IqaBuilder,
     Row,
 )
-from spips_jax.images import one_line
+from spips_jax.messages import one_line
 
 _FOLDERS = {"reference": "ref", "judgement": "judge"}
 """Where the folder of a feature has another name."""
@@ -74,7 +74,7 @@ class _Bapps(IqaBuilder):
         title, opinion = self.card.title, self.card.opinion
         images = {
             name: Folder(path / _FOLDERS.get(name, name), title=title)
-            for name in IMAGES[self.card.kind]
+            for name in self.card.kind.images
         }
         answers = Folder(path / _FOLDERS.get(opinion, opinion), title=title)
         # Examples are what any of the folders names, so that a file that is missing
@@ -156,7 +156,7 @@ class Bapps(_Bapps):
     VOTES: ClassVar[Mapping[str, int]] = {"train": 2, "val": 5}
     CARD: ClassVar[Card] = Card(
         title="BAPPS (2AFC)",
-        kind="2afc",
+        kind=kinds.CHOICES,
         opinion="judgement",
         scale=(0.0, 1.0),
         extras=("votes",),
@@ -192,7 +192,7 @@ class BappsJnd(_Bapps):
     VOTES: ClassVar[Mapping[str, int]] = {"val": 3}
     CARD: ClassVar[Card] = Card(
         title="BAPPS (JND)",
-        kind="jnd",
+        kind=kinds.JND,
         opinion="same",
         scale=(0.0, 1.0),
         extras=("votes",),

@@ -24,44 +24,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import ExifTags, Image
 
+from spips_jax.agreement import OPINIONS
 from spips_jax.images import ImageError, read_image
+from spips_jax.kinds import Kind
 
 INDEX = "index.csv"
 SHARD_BYTES = 128 << 20
 """Size of a shard, about; TFDS holds one shard in memory while it writes it."""
-
-Kind = Literal["pairs", "2afc", "jnd", "ranks"]
-
-IMAGES: Mapping[Kind, tuple[str, ...]] = {
-    "pairs": ("reference", "distorted"),
-    "2afc": ("reference", "p0", "p1"),
-    "jnd": ("p0", "p1"),
-    "ranks": ("reference", "distorted"),
-}
-"""The image features of each kind of set, the one that gives the size first."""
-
-COMPARED: Mapping[Kind, tuple[tuple[str, str], ...]] = {
-    "pairs": (("reference", "distorted"),),
-    "ranks": (("reference", "distorted"),),
-    "2afc": (("reference", "p0"), ("reference", "p1")),
-    "jnd": (("p0", "p1"),),
-}
-"""Which images of an example are compared: one distance for each."""
-
-OPINIONS: Mapping[str, str] = {
-    "mos": "mean opinion score, higher is better",
-    "dmos": "difference mean opinion score, higher is worse",
-    "judgement": "share of votes for p1 over p0, in [0, 1]",
-    "same": "share of votes that p0 and p1 are the same, in [0, 1]",
-    "level": "level of distortion, higher is worse; ranks only within a group",
-}
-"""The features that say what people (or a synthetic grade) said, with direction."""
 
 TEXT = ("id", "reference_id", "distortion")
 WHOLE = ("level", "votes", "height", "width")
@@ -77,9 +52,9 @@ class Card:
 
     Attributes:
       title: the set's own name.
-      kind: what an example holds, a key of `IMAGES`.
-      opinion: the feature with the human score, a key of `OPINIONS`: its name is its
-        direction.
+      kind: what an example holds, a record of `spips_jax.kinds`.
+      opinion: the feature with the human score, a key of `agreement.OPINIONS`, which
+        has its direction.
       scale: the nominal (lowest, highest) opinion, in the set's own units. Values a
         little outside are kept; see `slack`.
       layout: the official folder layout, a line a file or folder.
@@ -324,7 +299,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         card = self.card
         features: dict[str, Any] = {
             name: tfds.features.Image(shape=(None, None, 3))
-            for name in IMAGES[card.kind]
+            for name in card.kind.images
         }
         for name in _columns(card):
             features[name] = (
@@ -336,7 +311,8 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
             )
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{card.title}. {card.opinion}: {OPINIONS[card.opinion]}.",
+            description=f"{card.title}. {card.opinion}:"
+            f" {OPINIONS[card.opinion].meaning}.",
             features=tfds.features.FeaturesDict(features),
             homepage=card.url,
             citation=card.citation,

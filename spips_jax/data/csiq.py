@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -24,7 +25,7 @@ from spips_jax.data.builder import (
     Row,
     number,
 )
-from spips_jax.images import one_line
+from spips_jax.messages import one_line
 
 _SHEET = "all_by_image"
 _COLUMNS = ("image", "dst_type", "dst_lev", "dmos_std", "dmos")
@@ -47,7 +48,7 @@ class Csiq(IqaBuilder):
     ROOTS = ("CSIQ",)
     CARD: ClassVar[Card] = Card(
         title="CSIQ",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="dmos",
         scale=(0.0, 1.0),
         extras=("std",),

@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from spips_jax.data.builder import IMAGES, INDEX, OPINIONS, TEXT, WHOLE, DataError, Kind
+from spips_jax.data.builder import INDEX, TEXT, WHOLE, DataError
 from spips_jax.data.splits import assign_folds, parse_fold, shared_references
+from spips_jax.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Dataset:
 
     Attributes:
       name: the set's name.
-      kind: "pairs", "2afc", "jnd" or "ranks", a key of `builder.IMAGES`.
-      opinion: the name of the human score, a key of `builder.OPINIONS`, which says its
+      kind: what an example holds, a record of `spips_jax.kinds`.
+      opinion: the name of the human score, a key of `agreement.OPINIONS`, which has its
         direction.
       index: a column of every feature that is not an image, by name, each `(N,)`.
       fingerprint: changes when the set's records do: a digest of their files' names,
@@ -53,7 +54,7 @@ class Dataset:
     @property
     def images(self) -> tuple[str, ...]:
         """The names of an example's images."""
-        return IMAGES[self.kind]
+        return self.kind.images
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -167,7 +168,7 @@ def open_folder(
     for one in wanted:
         if one not in available:
             raise DataError(f"{name}: has no split {one!r}; it has {available}")
-    decoders = {image: tfds.decode.SkipDecoding() for image in IMAGES[kind]}
+    decoders = {image: tfds.decode.SkipDecoding() for image in kind.images}
     source = builder.as_data_source("+".join(wanted), decoders=decoders)
     index = _read_index(index_file, wanted)
     if len(index["id"]) != len(source):
@@ -194,17 +195,16 @@ def _fingerprint(path: Path) -> str:
 
 
 def _kind(features: Mapping[str, Any], path: Path) -> tuple[Kind, str]:
-    opinion = next((name for name in OPINIONS if name in features), None)
     images = {
         name
         for name, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
-    for kind, names in IMAGES.items():
-        # A set of ranks is one of pairs that has no opinion but the level.
-        ranked = opinion == "level"
-        if opinion and images == set(names) and ranked == (kind == "ranks"):
-            return kind, opinion
+    # Ranks are tried last: every set has a level, they have no opinion but it.
+    for kind in sorted(KINDS.values(), key=lambda kind: "level" in kind.opinions):
+        for opinion in kind.opinions:
+            if images == set(kind.images) and opinion in features:
+                return kind, opinion
     raise DataError(f"{path}: not an IQA set; its features are {sorted(features)}")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -63,7 +64,7 @@ class Kadid10k(IqaBuilder):
     MARKER = "dmos.csv"
     CARD: ClassVar[Card] = Card(
         title="KADID-10k",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="mos",
         scale=(1.0, 5.0),
         extras=("std",),

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -34,7 +35,7 @@ from spips_jax.data.builder import (
     Row,
     number,
 )
-from spips_jax.images import one_line
+from spips_jax.messages import one_line
 
 _REFERENCE_NAMES = "refnames_all.mat"
 _IMAGE = re.compile(r"img\d+\.bmp", re.I)
@@ -56,7 +57,7 @@ class Live(IqaBuilder):
     ROOTS = ("databaserelease2",)
     CARD: ClassVar[Card] = Card(
         title="LIVE (release 2)",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="dmos",
         scale=(0.0, 100.0),
         slack=30.0,

@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from spips_jax import kinds
 from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, number, read_table
 
 
@@ -45,7 +46,7 @@ class PairList(IqaBuilder):
         self._column, opinion, extras = _columns_of(self._csv, direction)
         card = Card(
             title=f"the pair list {config}",
-            kind="pairs",
+            kind=kinds.PAIRS,
             opinion=opinion,
             scale=(-math.inf, math.inf),
             extras=extras,

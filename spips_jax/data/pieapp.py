@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -142,7 +143,7 @@ class Pieapp(_Pieapp):
     TABLE = "_pairwise_labels.csv"
     CARD: ClassVar[Card] = Card(
         title="PieAPP",
-        kind="2afc",
+        kind=kinds.CHOICES,
         opinion="judgement",
         scale=(0.0, 1.0),
         extras=("votes", "estimate"),
@@ -199,7 +200,7 @@ class PieappScores(_Pieapp):
     TABLE = "_per_image_score.csv"
     CARD: ClassVar[Card] = Card(
         title="PieAPP (scores)",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="dmos",
         # Such scores have no ends; these are far from any that a model can reach.
         scale=(-10.0, 20.0),

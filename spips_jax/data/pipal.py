@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -67,7 +68,7 @@ class Pipal(IqaBuilder):
 
     CARD: ClassVar[Card] = Card(
         title="PIPAL",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="mos",
         # Elo has no ends: the ratings lie between about 900 and 1850.
         scale=(800.0, 2000.0),

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spips_jax.agreement import HIGHER_IS_BETTER
-from spips_jax.data.builder import OPINIONS
+from spips_jax.agreement import OPINIONS
 from spips_jax.data.dataset import Dataset
 from spips_jax.files import replacing
 
@@ -20,7 +19,7 @@ def choose(dataset: Dataset, count: int) -> list[int]:
     They are evenly spaced in rank, so that a sheet shows the whole scale.
     """
     order = np.argsort(dataset.index[dataset.opinion], kind="stable")
-    if HIGHER_IS_BETTER.get(dataset.opinion, False):
+    if OPINIONS[dataset.opinion].higher_is_better:
         order = order[::-1]
     chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round()
     return order[chosen.astype(int)].tolist()
@@ -56,7 +55,7 @@ def write_sheet(
     )
     figure.suptitle(
         f"{dataset.name}: {len(dataset)} examples, {len(dataset.references)} references"
-        f"\n{dataset.opinion}: {OPINIONS[dataset.opinion]}",
+        f"\n{dataset.opinion}: {OPINIONS[dataset.opinion].meaning}",
         fontsize=11,
     )
     grid = figure.subplots(rows, columns, squeeze=False)

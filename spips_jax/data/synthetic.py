@@ -26,6 +26,7 @@ from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, encode_png
 from spips_jax.data.distortions import DISTORTIONS, LEVELS, distort
 from spips_jax.data.scenes import scene
 from spips_jax.images import ImageError, read_image
+from spips_jax.kinds import RANKS
 
 _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
@@ -104,7 +105,7 @@ class Synthetic(IqaBuilder):
         self._seed = seed
         card = Card(
             title=f"synthetic pairs ({config})",
-            kind="ranks",
+            kind=RANKS,
             opinion="level",
             scale=(1, LEVELS),
             layout="a folder of photographs, or nothing",

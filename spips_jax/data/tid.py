@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from spips_jax import kinds
 from spips_jax.data.builder import (
     Card,
     DataError,
@@ -115,7 +116,7 @@ class Tid2013(_Tid):
 
     CARD: ClassVar[Card] = Card(
         title="TID2013",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="mos",
         scale=(0.0, 9.0),
         extras=("std",),
@@ -142,7 +143,7 @@ class Tid2008(_Tid):
 
     CARD: ClassVar[Card] = Card(
         title="TID2008",
-        kind="pairs",
+        kind=kinds.PAIRS,
         opinion="mos",
         scale=(0.0, 9.0),
         counts={"full": (1700, 25)},

@@ -1,4 +1,4 @@
-"""Goes through a set once, over all devices: what training and evaluation judge by."""
+"""One pass over a set, on all devices: what training and evaluation score sets with."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.loader import Batch, eval_batches
 
-JudgeBatch = Callable[[Batch], Mapping[str, Any]]
+ScoreBatch = Callable[[Batch], Mapping[str, Any]]
 
 
-def judged(
-    judge: JudgeBatch,
+def run_batches(
+    score: ScoreBatch,
     dataset: Dataset,
     *,
     batch_size: int,
@@ -22,15 +22,15 @@ def judged(
     by_reference: bool = False,
     first_batch: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (positions `(B,)`, values `(B, ...)`) until each example was there once.
+    """Yields (positions `(B,)`, values `(B, ...)`) until every example was there once.
 
     Args:
-      judge: runs a batch over all devices and returns `position`, `mask`, `values`.
+      score: runs a batch on all devices and returns `position`, `mask`, `values`.
       dataset: the examples.
       batch_size: over all processes.
-      num_threads: that read.
+      num_threads: threads that read images.
       by_reference: whether all examples of a batch have one `reference_id`.
-      first_batch: where to begin, in the plan of `eval_plan`.
+      first_batch: the batch to begin with, in the plan of `eval_plan`.
     """
     with eval_batches(
         dataset,
@@ -40,7 +40,7 @@ def judged(
     ) as batches:
         batches.set_state({**batches.get_state(), "next_batch": first_batch})
         for batch in batches:
-            result = judge(batch)
+            result = score(batch)
             mask = np.asarray(result["mask"])
             yield (
                 np.asarray(result["position"])[mask],

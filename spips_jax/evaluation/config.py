@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spips_jax import baselines, metric, parallel
+from spips_jax import loading, parallel
 from spips_jax.data.builder import DataError
 from spips_jax.data.splits import parse_fold
 
@@ -58,9 +58,9 @@ def model(
       weights: the backbone's file; the cache's by default.
       head: the second file of LPIPS and DISTS, likewise.
       dtype: of the backbone: float32 or bfloat16.
-      value_range: the range that the metric is told the images have, which are given in
-        [0, 1]. Another than (0, 1) repeats published numbers of a metric that was fed
-        wrongly, as LPIPS often is: (-1, 1).
+      value_range: the range that is declared to the metric of images in [0, 1]. One
+        other than (0, 1) repeats published numbers of a metric that was given the wrong
+        range, as LPIPS often is: (-1, 1).
     """
     return ConfigDict(
         {
@@ -144,16 +144,14 @@ def check(config: ConfigDict) -> None:
 
 def _check_model(label: str, one: Any) -> None:
     _check_fields(f"models.{label}", one, model(""))
-    known = (*metric.MODELS, *baselines.BASELINES)
-    if one.name not in known and not one.name.endswith(".safetensors"):
-        raise EvaluationError(
-            f"model {one.name!r} is not one of {', '.join(known)}, nor a .safetensors"
-            " file"
-        )
-    if not one.trained and one.name not in metric.MODELS:
+    try:
+        loading.check_name(one.name)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+    if not one.trained and one.name not in loading.MODELS:
         raise EvaluationError(
             f"models.{label}.trained is False, but {one.name} has no uniform head: only"
-            f" {', '.join(metric.MODELS)} have"
+            f" {', '.join(loading.MODELS)} have"
         )
     if one.dtype not in ("float32", "bfloat16"):
         raise EvaluationError(

@@ -12,10 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spips_jax.agreement import Logistic
-from spips_jax.data.builder import COMPARED
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation.report import TITLES, parts_of
-from spips_jax.evaluation.scores import Judge, told
+from spips_jax.evaluation.scores import Candidate, declared
 from spips_jax.files import replacing
 from spips_jax.heatmaps import write_heat_maps
 
@@ -132,7 +131,7 @@ def write_disagreement(
     example: Mapping[str, Any],
     *,
     dataset: Dataset,
-    judge: Judge,
+    candidate: Candidate,
     scores: Sequence[float],
     title: str,
 ) -> None:
@@ -142,22 +141,22 @@ def write_disagreement(
       path: the PNG, written whole or not at all.
       example: of the set.
       dataset: the set.
-      judge: the metric.
+      candidate: the metric.
       scores: of the pairs that are compared.
       title: a line above.
     """
-    compared = COMPARED[dataset.kind]
+    compared = dataset.kind.compared
     first, _ = compared[0]
     reference = example[first]
-    features = judge.metric.features(
-        told(reference, judge.value_range), value_range=judge.value_range
+    features = candidate.metric.features(
+        declared(reference, candidate.value_range), value_range=candidate.value_range
     )
     parts = [
         jax.device_get(
-            judge.metric.explain(
+            candidate.metric.explain(
                 features,
-                told(example[name], judge.value_range),
-                value_range=judge.value_range,
+                declared(example[name], candidate.value_range),
+                value_range=candidate.value_range,
             )
         )
         for _, name in compared

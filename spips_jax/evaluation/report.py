@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from spips_jax.data.builder import COMPARED
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation.published import SOURCES, published
 from spips_jax.evaluation.results import EQUATIONS
@@ -67,7 +66,7 @@ def write_scores(
             for row in range(len(dataset)):
                 known = [name, *(index[column][row] for column in columns[1:])]
                 opinion = [dataset.opinion, index[dataset.opinion][row]]
-                for pair, images in enumerate(COMPARED[dataset.kind]):
+                for pair, images in enumerate(dataset.kind.compared):
                     values = [scores[name][label][row, pair] for label in labels]
                     writer.writerow([*known, *images, *opinion, *values])
 
@@ -235,7 +234,9 @@ def _made(results: Mapping[str, Any]) -> list[str]:
     return [
         "## How",
         "",
-        *_table(["metric", "model", "SHA-256 of weights", "dtype", "told range"], rows),
+        *_table(
+            ["metric", "model", "SHA-256 of weights", "dtype", "declared range"], rows
+        ),
         f"- `{results['command']}`",
         f"- on {results['devices']}; {packages}",
         "- Images are read as stored, in [0, 1], at their own size.",

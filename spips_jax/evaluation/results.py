@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from spips_jax import agreement
 from spips_jax.agreement import AgreementError, Interval
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.statistics import STATISTICS, columns, main_statistic
+from spips_jax.evaluation.statistics import columns
 
 PARTS = ("distortion", "level", "split")
 """Columns by whose values a set is taken apart."""
@@ -36,7 +35,7 @@ def results_of(
 
     Args:
       dataset: the examples.
-      scores: `(N, n)` of each metric, of the pairs that `builder.COMPARED` names.
+      scores: `(N, n)` of each metric, of the pairs that the set's kind compares.
       higher_is_better: the direction of each metric.
       samples: of the bootstrap over references.
       confidence: of its intervals.
@@ -48,7 +47,7 @@ def results_of(
       statistic of every two metrics; `human` for choices; `notes`, a line for each
       number that cannot be given, which is null.
     """
-    main = main_statistic(dataset.kind)
+    main, ceiling = dataset.kind.main, dataset.kind.ceiling
     notes: list[str] = []
     draws: dict[str, tuple[float, np.ndarray]] = {}
     models: dict[str, Any] = {}
@@ -59,7 +58,7 @@ def results_of(
             continue
         found = columns(dataset, values, higher_is_better=higher_is_better[label])
         one: dict[str, Any] = {}
-        for name, statistic in STATISTICS[dataset.kind].items():
+        for name, statistic in dataset.kind.statistics:
             try:
                 value = statistic(*found)
             except AgreementError as error:
@@ -72,9 +71,9 @@ def results_of(
                 notes.append(f"{label}: no interval of {name}: not all samples have it")
             if name == main and drawn is not None:
                 draws[label] = (value, drawn)
-        if dataset.kind == "ranks":
+        if dataset.kind.comparable == "group":
             one["krcc_within"] = _within_groups(dataset, found)
-        if dataset.kind == "pairs":
+        if dataset.kind.fitted:
             one |= _fitted(
                 dataset, values[:, 0], label, notes,
                 samples=samples, confidence=confidence, seed=seed,
@@ -91,10 +90,10 @@ def results_of(
     return {
         "examples": len(dataset),
         "references": len(dataset.references),
-        "kind": dataset.kind,
+        "kind": dataset.kind.name,
         "opinion": dataset.opinion,
         "main": main,
-        **({"human": _human(dataset)} if dataset.kind == "2afc" else {}),
+        **({"human": _human(dataset, ceiling)} if ceiling else {}),
         "models": models,
         "differences": _differences(draws, confidence),
         "notes": notes,
@@ -226,7 +225,7 @@ def _by_part(
     dataset: Dataset, column: str, values: tuple[np.ndarray, ...]
 ) -> dict[str, dict[str, Any]]:
     """The main statistic on the examples of each value of a column."""
-    statistic = STATISTICS[dataset.kind][main_statistic(dataset.kind)]
+    _, statistic = dataset.kind.statistics[0]
     found = {}
     for part in _values_of(dataset, column):
         rows = dataset.index[column] == part
@@ -238,16 +237,14 @@ def _by_part(
     return found
 
 
-def _human(dataset: Dataset) -> dict[str, Any]:
-    """The human ceiling of forced choices, on all and on each part."""
-    judgement = np.asarray(dataset.index[dataset.opinion], np.float64)
+def _human(dataset: Dataset, ceiling: Callable[[np.ndarray], float]) -> dict[str, Any]:
+    """The main statistic of a person among people, on all and on each part."""
+    opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
     return {
-        "value": agreement.two_afc_human(judgement),
+        "value": ceiling(opinions),
         "parts": {
             column: {
-                str(part): agreement.two_afc_human(
-                    judgement[dataset.index[column] == part]
-                )
+                str(part): ceiling(opinions[dataset.index[column] == part])
                 for part in _values_of(dataset, column)
             }
             for column in _parts(dataset)
@@ -293,21 +290,6 @@ def disagreements(
       values: as `statistics.columns` gives.
       count: how many, worst first.
     """
-    if dataset.kind == "2afc":
-        d0, d1, judgement = values
-        total = np.abs(d0) + np.abs(d1)
-        sure = np.divide(np.abs(d0 - d1), total, out=np.zeros_like(d0), where=total > 0)
-        against = np.where(d1 < d0, 1 - judgement, judgement)
-        off = sure * np.maximum(2 * against - 1, 0)
-    else:
-        scores, opinions = values
-        if dataset.kind == "jnd":
-            opinions = -opinions  # near pairs are those that look the same
-        off = np.abs(_places(scores) - _places(opinions))
+    off = dataset.kind.disagreement(*values)
     order = np.argsort(-off, kind="stable")
     return [int(position) for position in order[:count] if off[position] > 0]
-
-
-def _places(values: np.ndarray) -> np.ndarray:
-    """Mean ranks of values, scaled to [0, 1]."""
-    return (rankdata(values) - 0.5) / len(values)

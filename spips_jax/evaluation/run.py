@@ -13,16 +13,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spips_jax import baselines, data, metric, model_file, parallel
+from spips_jax import data, loading, parallel
 from spips_jax.cache import cache_compilations
-from spips_jax.calibration import Calibration, fit_choices, fit_opinions
+from spips_jax.calibration import Calibration
 from spips_jax.data.builder import IqaBuilder
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.splits import parse_names
 from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
-from spips_jax.evaluation.scores import Judge, packages, scores_of
+from spips_jax.evaluation.scores import Candidate, packages, scores_of
 from spips_jax.evaluation.statistics import columns
 from spips_jax.weights import WeightsError
 
@@ -49,8 +49,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates metrics on sets and writes a report.
 
-    Scores are kept in `output/scores` as they come; a run that was stopped goes on
-    there. Over several processes only the first reads and writes files.
+    Scores are kept in `output/scores` as they come, and an interrupted run resumes
+    from them. Over several processes only the first reads and writes files.
 
     Args:
       config: as `config.default` makes.
@@ -63,12 +63,12 @@ def evaluate(
       OSError: `output` cannot be written.
     """
     folder = Path(output).expanduser()
-    sets, judges = _opened(config)
-    scores, made = _scored(config, folder, sets, judges)
+    sets, candidates = _opened(config)
+    scores, made = _scored(config, folder, sets, candidates)
     if not parallel.is_writer():
         return Evaluation({}, (), ())
-    found = _results(config, sets, judges, scores, made, command)
-    files = _write(config, folder, sets, judges, scores, found)
+    found = _results(config, sets, candidates, scores, made, command)
+    files = _write(config, folder, sets, candidates, scores, found)
     errors = tuple(
         f"{label} on {name}: {values['error']}"
         for name, one in found["sets"].items()
@@ -107,34 +107,30 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
             " one, name it with --data"
         )
-    sets, judges = _opened(config)
-    (judge,), ((name, dataset),) = judges, sets.items()
-    if dataset.kind not in ("pairs", "2afc"):
+    sets, candidates = _opened(config)
+    (candidate,), ((name, dataset),) = candidates, sets.items()
+    if not dataset.kind.calibrated_from:
         raise EvaluationError(
             f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
             " opinions or forced choices"
         )
-    scores, _ = _scored(config, Path(output).expanduser(), sets, judges)
+    scores, _ = _scored(config, Path(output).expanduser(), sets, candidates)
     if not parallel.is_writer():
         return None
-    values = scores[name][judge.label]
-    opinions = dataset.index[dataset.opinion]
+    values = scores[name][candidate.label]
+    choices = dataset.kind.calibrated_from == "choices"
     try:
-        if dataset.kind == "2afc":
-            d0, d1 = values.T
-            fitted = fit_choices(d0, d1, opinions, dataset=dataset.name)
-        else:
-            fitted = fit_opinions(
-                values[:, 0],
-                opinions,
-                opinion=dataset.opinion,
-                scale=_scale(dataset),
-                dataset=dataset.name,
-            )
+        calibrated = candidate.metric.calibrate(
+            values.T if choices else values[:, 0],
+            dataset.index[dataset.opinion],
+            opinion="preference" if choices else dataset.opinion,
+            scale=None if choices else _scale(dataset),
+            dataset=dataset.name,
+        )
     except ValueError as error:
-        raise EvaluationError(f"{judge.label} on {name}: {error}") from None
-    model_file.write_calibration(names[0], fitted)
-    return fitted
+        raise EvaluationError(f"{candidate.label} on {name}: {error}") from None
+    calibrated.save(names[0])
+    return calibrated.calibration
 
 
 def _scale(dataset: Dataset) -> tuple[float, float]:
@@ -153,7 +149,7 @@ def _builder(dataset: Dataset) -> type[IqaBuilder]:
 Scores = dict[str, dict[str, np.ndarray]]
 
 
-def _opened(config: ConfigDict) -> tuple[dict[str, Dataset], list[Judge]]:
+def _opened(config: ConfigDict) -> tuple[dict[str, Dataset], list[Candidate]]:
     """Checks a config; opens its sets and loads its metrics."""
     config_lib.check(config)
     try:
@@ -166,23 +162,26 @@ def _opened(config: ConfigDict) -> tuple[dict[str, Dataset], list[Judge]]:
 
 
 def _scored(
-    config: ConfigDict, folder: Path, sets: Mapping[str, Dataset], judges: list[Judge]
+    config: ConfigDict,
+    folder: Path,
+    sets: Mapping[str, Dataset],
+    candidates: list[Candidate],
 ) -> tuple[Scores, dict[str, dict[str, Any]]]:
     """The scores and their cards, by set and metric."""
     scores: Scores = {}
     made: dict[str, dict[str, Any]] = {}
     for name, dataset in sets.items():
         kept = folder / "scores" / _file_name(name)
-        for judge in judges:
+        for candidate in candidates:
             values, card = scores_of(
-                judge,
+                candidate,
                 dataset,
-                file=kept / f"{_file_name(judge.label)}.csv",
+                file=kept / f"{_file_name(candidate.label)}.csv",
                 batch_size=config.batch_size,
                 num_threads=config.num_threads,
             )
-            scores.setdefault(name, {})[judge.label] = values
-            made.setdefault(name, {})[judge.label] = card
+            scores.setdefault(name, {})[candidate.label] = values
+            made.setdefault(name, {})[candidate.label] = card
     return scores, made
 
 
@@ -201,20 +200,20 @@ def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
     return dataset
 
 
-def _load(label: str, one: ConfigDict) -> Judge:
-    options = {"weights": one.weights or None, "dtype": one.dtype}
+def _load(label: str, one: ConfigDict) -> Candidate:
     try:
-        if one.name in baselines.BASELINES:
-            loaded = baselines.load(one.name, head=one.head or None, **options)
-        elif one.head:
-            raise ValueError(f"{one.name} has no second file: leave head out")
-        else:
-            loaded = metric.load(one.name, trained=one.trained, **options)
+        loaded = loading.load(
+            one.name,
+            trained=one.trained,
+            weights=one.weights or None,
+            head=one.head or None,
+            dtype=one.dtype,
+        )
     except WeightsError:
         raise
     except ValueError as error:
         raise EvaluationError(f"models.{label}: {error}") from None
-    return Judge(
+    return Candidate(
         label=label, metric=loaded, dtype=one.dtype, value_range=tuple(one.value_range)
     )
 
@@ -226,7 +225,7 @@ def _file_name(label: str) -> str:
 def _results(
     config: ConfigDict,
     sets: Mapping[str, Dataset],
-    judges: list[Judge],
+    candidates: list[Candidate],
     scores: Mapping[str, Mapping[str, np.ndarray]],
     made: Mapping[str, Mapping[str, Any]],
     command: str,
@@ -242,7 +241,9 @@ def _results(
             **results.results_of(
                 dataset,
                 scores[name],
-                higher_is_better={j.label: j.metric.higher_is_better for j in judges},
+                higher_is_better={
+                    one.label: one.metric.higher_is_better for one in candidates
+                },
                 samples=config.samples,
                 confidence=config.confidence,
                 seed=config.seed,
@@ -258,11 +259,11 @@ def _results(
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "packages": packages(),
         "models": {
-            judge.label: {
-                **judge.card,
-                "higher_is_better": judge.metric.higher_is_better,
+            candidate.label: {
+                **candidate.card,
+                "higher_is_better": candidate.metric.higher_is_better,
             }
-            for judge in judges
+            for candidate in candidates
         },
         "sets": found,
     }
@@ -272,7 +273,7 @@ def _write(
     config: ConfigDict,
     folder: Path,
     sets: Mapping[str, Dataset],
-    judges: list[Judge],
+    candidates: list[Candidate],
     scores: Mapping[str, Mapping[str, np.ndarray]],
     found: Mapping[str, Any],
 ) -> tuple[Path, ...]:
@@ -293,7 +294,7 @@ def _write(
         if not whole:
             continue
         stem = _file_name(name)
-        if dataset.kind == "pairs":
+        if dataset.kind.fitted:
             drawn.append(folder / f"{stem}-scatter.png")
             figures.write_scatter(drawn[-1], dataset, whole, one["models"])
         for column in results.PARTS:
@@ -302,22 +303,26 @@ def _write(
                 figures.write_bars(
                     drawn[-1], one, column=column, title=f"{name}, by {column}"
                 )
-        judge = judges[0]
-        if judge.label in whole and config.worst:
+        candidate = candidates[0]
+        if candidate.label in whole and config.worst:
             drawn += _write_worst(
-                folder / _WORST / stem, judge, dataset, whole[judge.label], config.worst
+                folder / _WORST / stem,
+                candidate,
+                dataset,
+                whole[candidate.label],
+                config.worst,
             )
     return (*tables, *drawn)
 
 
 def _write_worst(
-    folder: Path, judge: Judge, dataset: Dataset, scores: np.ndarray, count: int
+    folder: Path, candidate: Candidate, dataset: Dataset, scores: np.ndarray, count: int
 ) -> list[Path]:
     """Draws the worst disagreements of a metric; those of a run before are gone."""
     from spips_jax.evaluation import figures
 
     shutil.rmtree(folder, ignore_errors=True)
-    higher_is_better = judge.metric.higher_is_better
+    higher_is_better = candidate.metric.higher_is_better
     found = columns(dataset, scores, higher_is_better=higher_is_better)
     drawn = []
     for rank, row in enumerate(
@@ -326,42 +331,15 @@ def _write_worst(
         example = dataset[row]
         values = ", ".join(f"{value:.4f}" for value in scores[row])
         opinion = f"{dataset.opinion} {example[dataset.opinion]:.3g}"
-        said = _said(dataset, found, row, higher_is_better=higher_is_better)
+        said = dataset.kind.verdict(found, row, higher_is_better)
         drawn.append(folder / f"{rank:02}-{_file_name(example['id'])}.png")
         figures.write_disagreement(
             drawn[-1],
             example,
             dataset=dataset,
-            judge=judge,
+            candidate=candidate,
             scores=scores[row].tolist(),
             title=f"{rank}. {example['id']}  {example['distortion']}\n"
-            f"{judge.label} {values}, {opinion}; {said}",
+            f"{candidate.label} {values}, {opinion}; {said}",
         )
     return drawn
-
-
-def _said(
-    dataset: Dataset,
-    found: tuple[np.ndarray, ...],
-    row: int,
-    *,
-    higher_is_better: bool,
-) -> str:
-    """What a metric and people say of an example, in words."""
-    if dataset.kind == "2afc":
-        d0, d1, judgement = (column[row] for column in found)
-        return (
-            f"it puts p{int(d1 < d0)} nearer, {100 * judgement:.0f} % of people chose"
-            " p1"
-        )
-    scores, opinions = found
-    if dataset.kind == "jnd":
-        better = (-scores, opinions)
-    else:
-        better = (scores, opinions) if higher_is_better else (-scores, -opinions)
-    shares = [100 * np.mean(values < values[row]) for values in better]
-    who = "by its level" if dataset.kind == "ranks" else "for people"
-    return (
-        f"better than {shares[0]:.0f} % of the set for the metric, than"
-        f" {shares[1]:.0f} % {who}"
-    )

@@ -1,9 +1,9 @@
 """Scores of a metric on a set: computed over all devices, kept as they come.
 
 The scores of a metric on a set are a CSV file, in the order they were computed in, and
-a card beside it that says of what they are. Computing goes on where it was stopped: a
-run that is killed loses the batch it was at. As batches are planned from the whole set
-and go on at a whole one, every score is the same as in a run that was never stopped.
+a card beside it that says what they depend on. An interrupted run resumes: one that is
+killed loses the batch it was at. Batches are planned from the whole set and resumed at
+a whole one, so every score is the same as in a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -22,32 +22,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax import parallel, weights
-from spips_jax.data.builder import COMPARED, Kind
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.loader import Batch, eval_plan
-from spips_jax.evaluation.batches import JudgeBatch, judged
+from spips_jax.digests import code_digest
+from spips_jax.evaluation.batches import ScoreBatch, run_batches
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.files import replacing
 from spips_jax.images import Images
+from spips_jax.kinds import Kind
 from spips_jax.metric import Metric
 from spips_jax.progress import tracked
 from spips_jax.spips import Features
 
 _PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
 
-VERSION = 1
-"""Raised whenever the same metric makes other scores of the same images."""
+_CODE = (
+    "backbones", "baselines", "classical", "facts", "head", "images", "metric",
+    "spips", "streams", "winograd", "evaluation/scores",
+)  # fmt: skip
+"""What scores depend on beside weights, images and packages."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
-    """A metric that is evaluated.
+class Candidate:
+    """A metric under evaluation.
 
     Attributes:
       label: what the report calls it.
       metric: the metric.
       dtype: of its backbone.
-      value_range: the range that it is told images have which are given in [0, 1].
+      value_range: the range that is declared to it of images in [0, 1].
     """
 
     label: str
@@ -71,13 +75,8 @@ def packages() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def column_names(kind: Kind) -> tuple[str, ...]:
-    """The names of an example's scores."""
-    return {1: ("score",), 2: ("d0", "d1")}[len(COMPARED[kind])]
-
-
 def scores_of(
-    judge: Judge,
+    candidate: Candidate,
     dataset: Dataset,
     *,
     file: Path,
@@ -87,7 +86,7 @@ def scores_of(
     """Returns scores `(N, n)` of all examples, in the set's order, and their card.
 
     Args:
-      judge: the metric.
+      candidate: the metric.
       dataset: the examples; n is how many pairs of each are compared.
       file: the CSV file that keeps them, in which there may be some already.
       batch_size: over all devices; rounded up to what they can share.
@@ -96,8 +95,8 @@ def scores_of(
     Raises:
       EvaluationError: the file holds the scores of something else.
     """
-    card = _card(judge, dataset)
-    shape = (len(dataset), len(COMPARED[dataset.kind]))
+    card = _card(candidate, dataset)
+    shape = (len(dataset), len(dataset.kind.compared))
     scores, done = np.full(shape, np.nan, np.float32), np.zeros(len(dataset), bool)
     problem: Exception | None = None
     if parallel.is_writer():
@@ -116,8 +115,8 @@ def scores_of(
     grouped = _saves_work(dataset, batch_size)
     plan = eval_plan(dataset, batch_size=batch_size, by_reference=grouped)
     unfinished = ((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1)
-    found = judged(
-        _judge_batch(judge, dataset, by_reference=grouped),
+    found = run_batches(
+        _score_batch(candidate, dataset, by_reference=grouped),
         dataset,
         batch_size=batch_size,
         by_reference=grouped,
@@ -128,7 +127,7 @@ def scores_of(
         for _ in found:
             pass
         return scores, card
-    what = f"{judge.label} on {dataset.name}, {len(dataset):,} examples"
+    what = f"{candidate.label} on {dataset.name}, {len(dataset):,} examples"
     if done.any():
         what += f", {done.sum():,} of them done before"
     found = tracked(found, total=len(dataset), what=what, done=int(done.sum()))
@@ -143,18 +142,20 @@ def scores_of(
 
 def _saves_work(dataset: Dataset, batch_size: int) -> bool:
     """Whether batches of one reference each run the network on fewer images."""
-    if len(COMPARED[dataset.kind]) > 1 or dataset.kind == "jnd":
+    if len(dataset.kind.compared) > 1 or not dataset.kind.has_reference:
         return False
     grouped = eval_plan(dataset, batch_size=batch_size, by_reference=True)
     mixed = eval_plan(dataset, batch_size=batch_size)
     return len(dataset.references) + grouped.size < 2 * mixed.size
 
 
-def _judge_batch(judge: Judge, dataset: Dataset, *, by_reference: bool) -> JudgeBatch:
+def _score_batch(
+    candidate: Candidate, dataset: Dataset, *, by_reference: bool
+) -> ScoreBatch:
     """Runs a batch; one reference of all its examples runs once, and is kept."""
-    step = _mapped(dataset.kind, judge.value_range)
-    metric = parallel.replicate(judge.metric)
-    features = _last(partial(_features, metric, value_range=judge.value_range))
+    step = _mapped(dataset.kind, candidate.value_range)
+    metric = parallel.replicate(candidate.metric)
+    features = _last(partial(_features, metric, value_range=candidate.value_range))
 
     def run(batch: Batch) -> Mapping[str, Any]:
         reference = None
@@ -189,19 +190,19 @@ def score_step(
       reference: features of the one reference of all examples, if they have one.
       batch: this device's part: images uint8 `(b, H, W, 3)`, `position` and `mask`.
       kind: of the batch's set.
-      value_range: that the metric is told.
+      value_range: that is declared to the metric.
 
     Returns:
       Over all devices: `position` and `mask` `(B,)`, and `values` `(B, n)`, scores of
-      the pairs in `builder.COMPARED`.
+      the pairs that the kind compares.
     """
     first: Any = reference
     if first is None:
-        ((name, _), *_) = COMPARED[kind]
+        ((name, _), *_) = kind.compared
         first = _features(metric, batch[name], value_range=value_range)
     values = [
-        metric(first, told(batch[name], value_range), value_range=value_range)
-        for _, name in COMPARED[kind]
+        metric(first, declared(batch[name], value_range), value_range=value_range)
+        for _, name in kind.compared
     ]
     return parallel.gather(
         {
@@ -215,11 +216,11 @@ def score_step(
 def _features(
     metric: Metric, images: Images, *, value_range: tuple[float, float]
 ) -> Features:
-    return metric.features(told(images, value_range), value_range=value_range)
+    return metric.features(declared(images, value_range), value_range=value_range)
 
 
-def told(images: Images, value_range: tuple[float, float]) -> Images:
-    """uint8 images as they are or, where a range is claimed for them, in [0, 1]."""
+def declared(images: Images, value_range: tuple[float, float]) -> Images:
+    """uint8 images as they are or, where another range is declared, in [0, 1]."""
     if value_range == (0.0, 1.0):
         return images
     return jnp.asarray(images, jnp.float32) / 255
@@ -247,11 +248,11 @@ def _images(batch: Batch, dataset: Dataset, *, leave_out: bool) -> dict[str, Any
 # Files
 
 
-def _card(judge: Judge, dataset: Dataset) -> dict[str, Any]:
+def _card(candidate: Candidate, dataset: Dataset) -> dict[str, Any]:
     """What the scores are of, and what they were made with."""
     return {
-        "version": VERSION,
-        "model": judge.card,
+        "code": code_digest(*_CODE),
+        "model": candidate.card,
         "set": {
             "name": dataset.name,
             "examples": len(dataset),
@@ -304,7 +305,7 @@ def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) ->
     """Fills in the scores that the file has, and ends it at its last whole line."""
     text = file.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    names = ("id", *column_names(dataset.kind))
+    names = ("id", *dataset.kind.score_names)
     if not whole:
         with replacing(file) as fresh, open(fresh, "w", newline="") as out:
             csv.writer(out, lineterminator="\n").writerow(names)

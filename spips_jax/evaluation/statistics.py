@@ -1,36 +1,10 @@
-"""Which statistics say how well a metric agrees with a set, by the kind of set."""
+"""How well scores agree with a set's opinions, by the kind of set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
-from spips_jax import agreement
-from spips_jax.data.builder import Kind
 from spips_jax.data.dataset import Dataset
-
-Statistic = Callable[..., float]
-
-_CORRELATIONS: Mapping[str, Statistic] = {
-    "srcc": agreement.srcc,
-    "plcc": agreement.plcc,
-    "krcc": agreement.krcc,
-}
-
-STATISTICS: Mapping[Kind, Mapping[str, Statistic]] = {
-    "pairs": _CORRELATIONS,
-    "ranks": _CORRELATIONS,
-    "2afc": {"two_afc": agreement.two_afc},
-    "jnd": {"map": agreement.jnd_map},
-}
-"""Statistics of the columns that `columns` returns; larger is better. The first is the
-one that metrics are ranked by."""
-
-
-def main_statistic(kind: Kind) -> str:
-    """The name of the statistic that metrics are ranked by."""
-    return next(iter(STATISTICS[kind]))
 
 
 def columns(
@@ -44,18 +18,12 @@ def columns(
 
     Args:
       dataset: the examples.
-      scores: `(N, n)`, of the pairs that `builder.COMPARED` names.
+      scores: `(N, n)`, of the pairs that the set's kind compares.
       higher_is_better: the metric's direction.
     """
     opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
     scores = np.asarray(scores, np.float64)
-    if dataset.kind in ("2afc", "jnd"):
-        distances = -scores if higher_is_better else scores
-        return (*distances.T, opinions)
-    rising = agreement.orient(
-        opinions, dataset.opinion, higher_is_better=higher_is_better
-    )
-    return scores[:, 0], rising
+    return dataset.kind.columns(scores, opinions, dataset.opinion, higher_is_better)
 
 
 def agreements(
@@ -70,6 +38,4 @@ def agreements(
       AgreementError: scores that are NaN or inf, or too few of them.
     """
     values = columns(dataset, scores, higher_is_better=higher_is_better)
-    return {
-        name: statistic(*values) for name, statistic in STATISTICS[dataset.kind].items()
-    }
+    return {name: statistic(*values) for name, statistic in dataset.kind.statistics}

@@ -15,9 +15,10 @@ import jax
 from ml_collections import ConfigDict
 
 from spips_jax import backbones, parallel
+from spips_jax.classical import MAPS
 from spips_jax.data.splits import parse_names
-from spips_jax.metric import MODELS
-from spips_jax.spips import STATISTICS, STREAMS
+from spips_jax.loading import MODELS
+from spips_jax.spips import CLASSICAL, STATISTICS, STREAMS
 
 
 class TrainingError(ValueError):
@@ -44,6 +45,7 @@ def default() -> ConfigDict:
                 # What the head sees; all but these are for ablations.
                 "streams": ",".join(STREAMS),
                 "statistics": ",".join(STATISTICS),
+                "classical": ",".join(CLASSICAL),
                 "head": "monotone",  # or free
                 "width": 32,  # hidden units of the head
                 # Paths of the parameters to train: see training.state.partition.
@@ -76,7 +78,6 @@ def default() -> ConfigDict:
                     "backbone": 0.01,
                     "perceptual": 0.3,
                     "semantic": 0.3,
-                    "attention": 1.0,
                     "head": 1.0,
                     "gain": 1.0,
                     "ranker": 1.0,
@@ -169,6 +170,12 @@ def check(config: ConfigDict) -> None:
                 f"model.{name} is {config.model[name]!r}: name some of"
                 f" {','.join(known)}, in this order"
             )
+    maps = parse_names(config.model.classical)
+    if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(MAPS):
+        raise TrainingError(
+            f"model.classical is {config.model.classical!r}: name some of"
+            f" {','.join(MAPS)}, each once"
+        )
     if config.optim.average >= 1:
         raise TrainingError(
             f"optim.average is {config.optim.average}: a decay must be below 1"

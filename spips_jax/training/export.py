@@ -13,8 +13,10 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from spips_jax import metric, model_file
+from spips_jax import backbones
 from spips_jax.files import replacing
+from spips_jax.loading import MODELS
+from spips_jax.model_file import Model, read_card, write_model
 from spips_jax.training import setup, state, step
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
@@ -60,12 +62,13 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
         best = checkpoints.best(fresh)
     if best is None:
         raise TrainingError(f"{folder}: no checkpoint in it is whole")
-    params = state.unflatten(model.frozen, best.state.judged)
+    params = state.unflatten(model.frozen, best.state.evaluation_params)
     for beside in step.BESIDE:
         params.pop(beside, None)
-    network = metric.MODELS[config.model.name]
+    network = MODELS[config.model.name]
     tuned = any(path.startswith("backbone/") for path in best.state.params)
-    whole = tuned or config.model.weights == setup.RANDOM or network == "lite"
+    published = backbones.BACKBONES[network].published is not None
+    whole = tuned or config.model.weights == setup.RANDOM or not published
     name = f"{config.model.name}-{config.name}" if config.name else config.model.name
     card = {
         "step": best.step,
@@ -73,21 +76,13 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
         "data": best.record["data"],
         "config": best.record["config"],
         "packages": {one: importlib.metadata.version(one) for one in _PACKAGES},
-        "backbone": network,
-        "backbone_in_file": whole,
     }
-    model_file.write_model(
-        output,
-        jax.device_get(params),
-        name=name,
-        network=network,
-        options=setup.options(config),
-        whole=whole,
-        card=card,
-    )
+    module = model.network.module
+    written = Model(name, module, jax.device_get(params), None, card)
+    write_model(output, written, with_backbone=whole)
     path = output.with_suffix(".md")
     with replacing(path) as partial:
-        text = _markdown(output.name, model_file.read_card(output))
+        text = _markdown(output.name, read_card(output))
         Path(partial).write_text(text, encoding="utf-8")
     return path
 
@@ -97,7 +92,7 @@ def _markdown(file: str, card: Mapping[str, Any]) -> str:
     backbone = (
         "in the file"
         if card["backbone_in_file"]
-        else f"not in the file: `python -m weights_convert {card['backbone']}` gets it"
+        else f"not in the file: `spips convert {card['backbone']}` gets it"
     )
     lines = [
         f"# {card['name']}",

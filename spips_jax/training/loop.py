@@ -18,15 +18,14 @@ from ml_collections import ConfigDict
 
 from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
-from spips_jax.data.builder import Kind
 from spips_jax.data.loader import Batch, Batches
-from spips_jax.evaluation.batches import judged
+from spips_jax.evaluation.batches import run_batches
 from spips_jax.evaluation.statistics import agreements as agreements_of
-from spips_jax.evaluation.statistics import main_statistic
 from spips_jax.images import MIN_SIZE
+from spips_jax.kinds import Kind
 from spips_jax.progress import tracked
 from spips_jax.training import config as config_lib
-from spips_jax.training import features, setup, state, step, validation
+from spips_jax.training import pooled, setup, state, step, validation
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
 from spips_jax.training.logs import Log
@@ -108,7 +107,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Outcome:
             )
         )
         if first:
-            log.message(f"going on from step {first} in {folder}")
+            log.message(f"resuming from step {first} in {folder}")
         run = _Run(
             config=config,
             model=model,
@@ -151,7 +150,7 @@ def _whole(source: data.Source) -> bool:
 
 
 def _check_saved(config: ConfigDict, model: Model, folder: epath.Path) -> None:
-    """Raises if there is a run in the folder that this one does not go on with."""
+    """Raises if there is a run in the folder that this one cannot resume."""
     saved = describe(folder / CHECKPOINTS)
     if saved is None:
         return
@@ -186,7 +185,7 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
 def open_pooled(
     config: ConfigDict, model: Model, frozen: Params, open_one: setup.OpenSet, one: Any
 ) -> data.Dataset:
-    """Opens a set with what the network makes of it, where its images come whole."""
+    """Opens a set as pooled pairs, where its images are taken whole."""
     dataset = open_one(one)
     if one.get("crop") or one.get("flip"):
         return dataset
@@ -194,20 +193,20 @@ def open_pooled(
     digest = weights.digest(state.unflatten(model.fixed))
     folder = config.data.cache_dir or cache_folder() / "pooled"
 
-    def compute() -> Iterator[features.Pair]:
-        judge = _judge(model, dataset.kind, pool=True)
-        judged_pairs = judged(
-            partial(judge, model.trained, frozen),
+    def compute() -> Iterator[pooled.Pair]:
+        pool = _eval_step(model, dataset.kind, pool=True)
+        pairs = run_batches(
+            partial(pool, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
         )
         if not parallel.is_writer():
-            return judged_pairs
+            return pairs
         what = f"{dataset.name}: running the frozen network once, to be kept in"
-        return tracked(judged_pairs, total=len(dataset), what=f"{what} {folder}")
+        return tracked(pairs, total=len(dataset), what=f"{what} {folder}")
 
-    return features.pooled_dataset(
+    return pooled.pooled_dataset(
         dataset,
         folder=folder,
         network=f"{config.model.name} {config.model.dtype} {digest}",
@@ -215,7 +214,7 @@ def open_pooled(
     )
 
 
-def _judge(
+def _eval_step(
     model: Model, kind: Kind, *, pool: bool = False
 ) -> Callable[[Params, Params, Batch], Mapping[str, jax.Array]]:
     """`step.eval_step` on all devices, of a batch as the loader gives it."""
@@ -268,8 +267,10 @@ class _Run:
             )
             for label, objective in self.sets.objectives.items()
         }
-        kinds = {dataset.kind for dataset in self.sets.validation.values()}
-        self._judges = {kind: _judge(self.model, kind) for kind in kinds}
+        kinds = {one.kind.name: one.kind for one in self.sets.validation.values()}
+        self._eval_steps = {
+            name: _eval_step(self.model, kind) for name, kind in kinds.items()
+        }
         self._schedule = setup.build_schedule(self.config)
         self._saved = 0
         self._window: dict[str, list[float]] = {}
@@ -353,7 +354,11 @@ class _Run:
         found = {}
         for label, dataset in self.sets.validation.items():
             distances = validation.distances_of(
-                partial(self._judges[dataset.kind], current.judged, self.frozen),
+                partial(
+                    self._eval_steps[dataset.kind.name],
+                    current.evaluation_params,
+                    self.frozen,
+                ),
                 dataset,
                 batch_size=self.config.validate.batch_size,
                 num_threads=self.config.data.num_threads,
@@ -373,7 +378,7 @@ class _Run:
         return float(
             np.mean(
                 [
-                    agreements[label][main_statistic(dataset.kind)]
+                    agreements[label][dataset.kind.main]
                     for label, dataset in self.sets.validation.items()
                 ]
             )

@@ -11,16 +11,21 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from spips_jax import backbones, data, losses, metric, weights
-from spips_jax.agreement import HIGHER_IS_BETTER
+from spips_jax import backbones, data, losses, spips, weights
+from spips_jax.agreement import OPINIONS
 from spips_jax.data.splits import parse_names
+from spips_jax.loading import MODELS
 from spips_jax.spips import Spips
 from spips_jax.training import distill, state, step
 from spips_jax.training.config import TrainingError
+from spips_jax.training.objectives import LOSSES, RANKER, Objective, check_losses
 from spips_jax.training.state import Params, TrainState
 
 RANDOM = "random"
 """What `model.weights` says for random parameters of the backbone."""
+
+BACKBONE = f"{weights.BACKBONE}/"
+"""The beginning of the paths of the backbone's parameters."""
 
 OpenSet = Callable[[Any], data.Dataset]
 
@@ -36,7 +41,7 @@ class Sets:
     """
 
     training: dict[str, data.Source]
-    objectives: dict[str, step.Objective]
+    objectives: dict[str, Objective]
     validation: dict[str, data.Dataset]
 
     def card(self) -> dict[str, Any]:
@@ -66,7 +71,7 @@ class Model:
     """The network of a run and its parameters before any training.
 
     Attributes:
-      network: it, with the layout of what is judged.
+      network: it, with the layout of pooled pairs.
       trained: the parameters to train, by path.
       frozen: the others.
       backbone: digest of the backbone's parameters.
@@ -79,14 +84,13 @@ class Model:
 
     @property
     def fixed(self) -> Params | None:
-        """Parameters of backbone and attention; None if any of them is trained."""
-        before = ("backbone/", "attention/")
-        if any(path.startswith(before) for path in self.trained):
+        """The backbone's parameters; None if any of them is trained."""
+        if any(path.startswith(BACKBONE) for path in self.trained):
             return None
         return {
             path: value
             for path, value in self.frozen.items()
-            if path.startswith(before)
+            if path.startswith(BACKBONE)
         }
 
 
@@ -147,20 +151,16 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
     return Sets(training, objectives, validation)
 
 
-def build_objective(label: str, dataset: data.Dataset, one: Any) -> step.Objective:
+def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:
     """What an entry of `data.train` asks to learn of its set.
 
     Raises:
       TrainingError: losses that do not suit the set, nothing to learn in it.
     """
-    known = step.LOSSES[dataset.kind]
-    for name in one.losses:
-        if name not in known:
-            use = f"are learned with {', '.join(known)}" if known else "only judge"
-            raise TrainingError(
-                f"data.train.{label}.losses has {name}: sets of kind {dataset.kind},"
-                f" as {dataset.name}, {use}"
-            )
+    try:
+        check_losses(one.losses, dataset.kind, dataset.name)
+    except ValueError as error:
+        raise TrainingError(f"data.train.{label}.losses: {error}") from None
     if not len(dataset):
         raise TrainingError(f"data.train.{label} has no examples left to train on")
     opinions = dataset.index[dataset.opinion]
@@ -170,8 +170,8 @@ def build_objective(label: str, dataset: data.Dataset, one: Any) -> step.Objecti
             f"data.train.{label}: all opinions of {dataset.name} are {least:g}, which"
             " leaves nothing to learn"
         )
-    falls = HIGHER_IS_BETTER.get(dataset.opinion, False)
-    return step.Objective(
+    falls = OPINIONS[dataset.opinion].higher_is_better
+    return Objective(
         kind=dataset.kind,
         opinion=dataset.opinion,
         weights=tuple(sorted(one.losses.items())),
@@ -186,6 +186,7 @@ def options(config: ConfigDict) -> dict[str, Any]:
         "width": config.model.width,
         "streams": tuple(parse_names(config.model.streams)),
         "statistics": tuple(parse_names(config.model.statistics)),
+        "classical": tuple(parse_names(config.model.classical)),
         "monotone": config.model.head == "monotone",
     }
 
@@ -197,7 +198,7 @@ def build_model(config: ConfigDict) -> Model:
       TrainingError: `model.trainable` names no parameters.
       WeightsError: the backbone's file is missing or cannot be used.
     """
-    name = metric.MODELS[config.model.name]
+    name = MODELS[config.model.name]
     module = Spips(
         backbone=backbones.build(name, dtype=jnp.dtype(config.model.dtype)),
         **options(config),
@@ -206,16 +207,16 @@ def build_model(config: ConfigDict) -> Model:
     if config.model.weights == RANDOM:
         backbone = backbones.initialize(name, backbone_key)
     else:
-        backbone = metric.read_network(name, config.model.weights or None)
-    params = state.flatten({**metric.untrained(module, key=key), "backbone": backbone})
+        backbone = weights.read_network(name, config.model.weights or None)
+    params = state.flatten({**spips.initialize(module, key=key), "backbone": backbone})
     try:
         trained, frozen = state.partition(params, config.model.trainable)
     except ValueError as error:
         raise TrainingError(f"model.{error}") from None
-    if any(step.RANKER in one.losses for one in config.data.train.values()):
+    if any(LOSSES[name].needs_ranker for _, name in _losses(config)):
         zero = jnp.zeros((1,))
         ranker = losses.Ranker().init(ranker_key, zero, zero)["params"]
-        trained |= state.flatten({step.RANKER: ranker})
+        trained |= state.flatten({RANKER: ranker})
     teacher = None
     if _check_teacher(config, trained):
         teacher = backbones.build(config.model.teacher)
@@ -224,7 +225,7 @@ def build_model(config: ConfigDict) -> Model:
             for one in (name, config.model.teacher)
         ]
         trained |= state.flatten({distill.ADAPTER: distill.adapters(*channels)})
-        params = metric.read_network(config.model.teacher)
+        params = weights.read_network(config.model.teacher)
         frozen |= state.flatten({distill.TEACHER: params})
     return Model(
         network=step.network_of(module, teacher=teacher),
@@ -239,27 +240,27 @@ def _check_teacher(config: ConfigDict, trained: Params) -> bool:
     teacher = config.model.teacher
     learning = [
         f"data.train.{label}.losses has {name}"
-        for label, one in config.data.train.items()
-        for name in one.losses
-        if name in distill.LOSSES
+        for label, name in _losses(config)
+        if LOSSES[name].needs_teacher
     ]
     if not learning:
         if teacher:
+            taught = [name for name, one in LOSSES.items() if one.needs_teacher]
             raise TrainingError(
                 f"model.teacher is {teacher}, and no set is learned with"
-                f" {' or '.join(distill.LOSSES)}: leave it out"
+                f" {' or '.join(taught)}: leave it out"
             )
         return False
     if not teacher:
         raise TrainingError(
             f"{learning[0]}, and model.teacher is empty: name a backbone to learn from"
         )
-    if not any(path.startswith("backbone/") for path in trained):
+    if not any(path.startswith(BACKBONE) for path in trained):
         raise TrainingError(
             f"{learning[0]}, and model.trainable {config.model.trainable!r} has no part"
             " of the backbone, which is what learns: add backbone"
         )
-    student = metric.MODELS[config.model.name]
+    student = MODELS[config.model.name]
     sizes = [
         {tap: size for tap, (*size, _) in _taps(one).items()}
         for one in (student, teacher)
@@ -270,6 +271,13 @@ def _check_teacher(config: ConfigDict, trained: Params) -> bool:
             " and size: lite and alexnet have the same"
         )
     return True
+
+
+def _losses(config: ConfigDict) -> list[tuple[str, str]]:
+    """The label of each set to train on with each loss that it is learned with."""
+    return [
+        (label, name) for label, one in config.data.train.items() for name in one.losses
+    ]
 
 
 def _taps(network: str) -> dict[str, tuple[int, ...]]:
@@ -310,9 +318,4 @@ def build_state(
     config: ConfigDict, model: Model, tx: optax.GradientTransformation
 ) -> TrainState:
     """The state before the first step."""
-    return state.create(
-        model.trained,
-        tx,
-        key=jax.random.key(config.seed),
-        average=config.optim.average > 0,
-    )
+    return state.create(model.trained, tx, average=config.optim.average > 0)

@@ -33,23 +33,21 @@ class TrainState:
       params: the trained parameters.
       average: their exponential moving average; empty where none is kept.
       opt_state: the optimiser's.
-      key: data of the PRNG key that stochastic layers get, folded with the step.
     """
 
     step: jax.Array
     params: Params
     average: Params
     opt_state: Any
-    key: jax.Array
 
     @property
-    def judged(self) -> Params:
-        """The parameters to judge images with: the average where there is one."""
+    def evaluation_params(self) -> Params:
+        """The parameters to evaluate with: the average where there is one."""
         return self.average or self.params
 
 
 def create(
-    params: Params, tx: optax.GradientTransformation, *, key: jax.Array, average: bool
+    params: Params, tx: optax.GradientTransformation, *, average: bool
 ) -> TrainState:
     """The state before the first step."""
     return TrainState(
@@ -57,7 +55,6 @@ def create(
         params=params,
         average=jax.tree.map(jnp.array, params) if average else {},
         opt_state=tx.init(params),
-        key=jax.random.key_data(key),
     )
 
 

@@ -4,8 +4,8 @@ Both run on one device's part of a batch and reach the others by `parallel.mean`
 `parallel.gather`. Losses see the distances of the whole batch, gathered, so that what
 couples its rows (correlations, ranks) does not depend on the number of devices.
 
-A batch holds uint8 images `(b, H, W, 3)`, or in their place `pooled`: what the network
-made of them once, for training that leaves backbone and attention as they are.
+A batch holds uint8 images `(b, H, W, 3)`, or in their place `pooled`: their pooled
+differences, computed once, for training with a frozen backbone.
 """
 
 from __future__ import annotations
@@ -20,49 +20,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from spips_jax import losses, parallel
-from spips_jax.agreement import HIGHER_IS_BETTER
-from spips_jax.data.builder import COMPARED, Kind
+from spips_jax import parallel
 from spips_jax.images import to_unit_range
+from spips_jax.kinds import Kind
 from spips_jax.spips import Pooled, Spips, extract_taps
 from spips_jax.streams import unit_normalize
 from spips_jax.training import distill
+from spips_jax.training.objectives import (
+    LOSSES,
+    RANKER,
+    Objective,
+    Seen,
+    loss_terms,
+)
 from spips_jax.training.state import Params, TrainState, unflatten
 
 Batch = Mapping[str, jax.Array]
 
 POOLED = "pooled"
-RANKER = "ranker"
 BESIDE = (RANKER, distill.TEACHER, distill.ADAPTER)
-"""What there are parameters of that neither judge images nor are exported."""
-
-LOSSES: Mapping[Kind, tuple[str, ...]] = {
-    "pairs": ("plcc", "rank", "l1", *distill.LOSSES),
-    "ranks": ("plcc", "rank", "l1", *distill.LOSSES),
-    "2afc": (RANKER, "choice"),
-    "jnd": (),
-}
-"""The losses that a set of each kind can be learned with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """How a set is learned from.
-
-    Attributes:
-      kind: the set's.
-      opinion: the name of its human score, which says the score's direction.
-      weights: the weight of each loss, by name, of `LOSSES`.
-      scale: the difference of distances that counts as clear: in the rank loss, and of
-        the distances that "choice" compares.
-      opinions: the (best, worst) opinion, which "l1" puts at the distances 0 and 1.
-    """
-
-    kind: Kind
-    opinion: str
-    weights: tuple[tuple[str, float], ...]
-    scale: float = 0.05
-    opinions: tuple[float, float] = (0.0, 1.0)
+"""Parameter groups used only in training; never exported."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +56,13 @@ class Network:
     pooled: Pooled
     teacher: Any = None
 
-    def distances(
-        self, params: dict[str, Any], batch: Batch, kind: Kind, *, key: jax.Array
-    ) -> jax.Array:
-        """Distances `(b, n)` of the pairs in `COMPARED`."""
-        apply = partial(self.module.apply, {"params": params}, rngs={"dropout": key})
-        judge: Any = partial(apply, method="judge")
+    def distances(self, params: dict[str, Any], batch: Batch, kind: Kind) -> jax.Array:
+        """Distances `(b, n)` of the pairs that the kind compares."""
+        apply = partial(self.module.apply, {"params": params})
+        score: Any = partial(apply, method="score_pooled")
         if POOLED in batch:
-            return judge(self.unpack(batch[POOLED]))
-        return jnp.stack([judge(pair) for pair in self._pools(apply, batch, kind)], -1)
+            return score(self.unpack(batch[POOLED]))
+        return jnp.stack([score(pair) for pair in self._pools(apply, batch, kind)], -1)
 
     def pool(self, params: dict[str, Any], batch: Batch, kind: Kind) -> jax.Array:
         """What `distances` takes as `pooled`, `(b, n, size)`."""
@@ -95,13 +70,13 @@ class Network:
         return jnp.stack([self.pack(pair) for pair in pairs], axis=-2)
 
     def _pools(self, apply: Any, batch: Batch, kind: Kind) -> list[Pooled]:
-        names = dict.fromkeys(name for pair in COMPARED[kind] for name in pair)
+        names = dict.fromkeys(name for pair in kind.compared for name in pair)
         features = {
             name: apply(to_unit_range(batch[name]), method="extract") for name in names
         }
         return [
             apply(features[first], features[second], method="pool")
-            for first, second in COMPARED[kind]
+            for first, second in kind.compared
         ]
 
     def distill(
@@ -154,56 +129,6 @@ def network_of(module: Spips, *, teacher: Any = None) -> Network:
     )
 
 
-def loss_terms(
-    distances: jax.Array,
-    batch: Batch,
-    objective: Objective,
-    *,
-    ranker: Any = None,
-    errors: Mapping[str, jax.Array] | None = None,
-) -> dict[str, jax.Array]:
-    """The losses of an objective by name, not yet weighted.
-
-    Args:
-      distances: `(B, n)`, over the whole batch.
-      batch: its columns `(B,)`.
-      objective: says which losses.
-      ranker: parameters of `losses.Ranker`, where the objective has that loss.
-      errors: of `distill.errors`, `(B,)`; the mean of each is in what is returned, too.
-    """
-    opinions = batch[objective.opinion]
-    terms = {name: jnp.mean(error) for name, error in (errors or {}).items()}
-    for name, _ in objective.weights:
-        if name in distill.LOSSES:
-            by_tap = [term for tap, term in terms.items() if tap.startswith(f"{name}/")]
-            terms[name] = jnp.sum(jnp.stack(by_tap))
-            continue
-        if name == RANKER:
-            judge: Any = losses.Ranker().apply
-            logits = judge({"params": ranker}, distances[:, 0], distances[:, 1])
-            terms[name] = losses.choice_cross_entropy(logits, opinions)
-        elif name == "choice":
-            logits = (distances[:, 0] - distances[:, 1]) / objective.scale
-            terms[name] = losses.choice_cross_entropy(logits, opinions)
-        elif name == "l1":
-            best, worst = objective.opinions
-            terms[name] = losses.l1_loss(
-                distances[:, 0], (opinions - best) / (worst - best)
-            )
-        else:
-            rising = -opinions if HIGHER_IS_BETTER[objective.opinion] else opinions
-            if name == "plcc":
-                terms[name] = losses.plcc_loss(distances[:, 0], rising)
-            else:
-                terms[name] = losses.rank_loss(
-                    distances[:, 0],
-                    rising,
-                    groups=batch.get("group"),
-                    scale=objective.scale,
-                )
-    return terms
-
-
 def train_step(
     state: TrainState,
     frozen: Params,
@@ -230,22 +155,26 @@ def train_step(
       its terms as `loss_<name>`, those of distillation by tap as well, and
       `gradient_norm`. The same on every device.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def loss_of(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         tree = unflatten(frozen, params)
         beside = {name: tree.pop(name, None) for name in BESIDE}
-        distances = network.distances(tree, batch, objective.kind, key=key)
+        distances = network.distances(tree, batch, objective.kind)
         columns = {
             name: batch[name] for name in (objective.opinion, "group") if name in batch
         }
         errors = {}
-        if any(name in distill.LOSSES for name, _ in objective.weights):
+        if any(LOSSES[name].needs_teacher for name, _ in objective.weights):
             errors = network.distill(tree, batch, beside)
         distances, columns, errors = parallel.gather((distances, columns, errors))
-        terms = loss_terms(
-            distances, columns, objective, ranker=beside[RANKER], errors=errors
+        seen = Seen(
+            distances=distances,
+            opinions=columns[objective.opinion],
+            groups=columns.get("group"),
+            ranker=beside[RANKER],
+            errors=errors,
         )
+        terms = loss_terms(seen, objective)
         weighted = [weight * terms[name] for name, weight in objective.weights]
         return jnp.sum(jnp.stack(weighted)), terms
 
@@ -280,19 +209,19 @@ def eval_step(
     kind: Kind,
     pool: bool = False,
 ) -> dict[str, jax.Array]:
-    """Judges a batch of evaluation.
+    """Scores or pools a batch.
 
     Args:
       params: trained parameters.
       frozen: the others.
       batch: this device's part, with `position` and `mask` as `eval_batches` gives.
-      network: what judges.
+      network: the network.
       kind: of the batch's set.
-      pool: whether to return what is judged instead of distances.
+      pool: whether to return pooled differences instead of distances.
 
     Returns:
       Over all devices: `position` and `mask` `(B,)`, and `values` `(B, n)`, the
-      distances of the pairs in `COMPARED`, or `(B, n, size)`.
+      distances of the pairs that the kind compares, or `(B, n, size)`.
     """
     tree = unflatten(frozen, params)
     for name in BESIDE:
@@ -300,7 +229,7 @@ def eval_step(
     values = (
         network.pool(tree, batch, kind)
         if pool
-        else network.distances(tree, batch, kind, key=jax.random.key(0))
+        else network.distances(tree, batch, kind)
     )
     return parallel.gather(
         {"position": batch["position"], "mask": batch["mask"], "values": values}

@@ -1,20 +1,27 @@
-"""What a model in training says of a set, for its agreement with the opinions."""
+"""Distances of a model in training on a set, for its agreement with the opinions."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.batches import JudgeBatch, judged
+from spips_jax.evaluation.batches import ScoreBatch, run_batches
 
 
 def distances_of(
-    judge: JudgeBatch, dataset: Dataset, *, batch_size: int, num_threads: int
+    score: ScoreBatch, dataset: Dataset, *, batch_size: int, num_threads: int
 ) -> np.ndarray:
-    """Distances `(N, n)` of all examples, in the set's order; arguments of `judged`."""
+    """Distances `(N, n)` of all examples, in the set's order.
+
+    Args:
+      score: runs a batch on all devices and returns `position`, `mask`, `values`.
+      dataset: the examples; n is how many pairs of each are compared.
+      batch_size: over all processes.
+      num_threads: threads that read images.
+    """
     found: np.ndarray | None = None
-    for positions, values in judged(
-        judge, dataset, batch_size=batch_size, num_threads=num_threads
+    for positions, values in run_batches(
+        score, dataset, batch_size=batch_size, num_threads=num_threads
     ):
         if found is None:
             found = np.full((len(dataset), *values.shape[1:]), np.nan, np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spips_jax.data.builder import OPINIONS
+from spips_jax.agreement import OPINIONS
 from spips_jax.data.sets import BUILDERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -23,7 +23,7 @@ def test_the_table_follows_the_card(name: str) -> None:
     references = sum(count for _, count in card.counts.values())
     low, high = card.scale
     row = (
-        f"| [`{name}`]({card.url}) | {card.kind} |"
+        f"| [`{name}`]({card.url}) | {card.kind.name} |"
         f" {f'{examples:,}' if examples else '?'} |"
         f" {f'{references:,}' if examples else '?'} |"
         f" `{card.opinion}` {low:g} to {high:g} |"
@@ -36,8 +36,8 @@ def test_the_table_follows_the_card(name: str) -> None:
 
 def test_every_direction_is_explained() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    for name, meaning in OPINIONS.items():
-        assert f"| `{name}` | {meaning} |" in text
+    for name, opinion in OPINIONS.items():
+        assert f"| `{name}` | {opinion.meaning} |" in text
 
 
 @pytest.mark.parametrize("name", CARDS)

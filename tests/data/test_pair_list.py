@@ -48,7 +48,7 @@ def build(layout: Path, **options: str) -> data.Dataset:
 
 def test_pairs_are_read_back(layout: Path) -> None:
     dataset = build(layout)
-    assert (dataset.kind, dataset.opinion) == ("pairs", "mos")
+    assert (dataset.kind.name, dataset.opinion) == ("pairs", "mos")
     assert dataset.index["mos"].tolist() == [4.25, 1, 3]
     assert dataset.index["std"].tolist() == [0.5, 0.25, 0.125]
     assert dataset.index["level"].tolist() == [2, 5, 1]

@@ -19,7 +19,7 @@ KINDS = ("gaussian_noise", "jpeg")
 def test_scenes_need_no_files(tmp_path: Path) -> None:
     data.prepare("synthetic", data_dir=tmp_path, scenes=2, size=48, kinds=KINDS)
     dataset = data.load("synthetic/scenes", data_dir=tmp_path)
-    assert (dataset.kind, dataset.opinion) == ("ranks", "level")
+    assert (dataset.kind.name, dataset.opinion) == ("ranks", "level")
     assert len(dataset) == 2 * len(KINDS) * LEVELS
     assert dataset.references == ("scene000", "scene001")
     for example in dataset:

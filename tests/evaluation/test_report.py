@@ -17,7 +17,6 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from spips_jax import agreement, data, evaluation
-from spips_jax.data.builder import COMPARED
 
 SETS = ("pair_list/tiny", "synthetic/scenes", "bapps", "bapps_jnd")
 
@@ -54,7 +53,7 @@ def test_scores_are_skimages(report: tuple[Path, dict], sets: Path) -> None:
     for name in SETS:
         dataset = data.load(name, data_dir=sets)
         columns = rows_of(folder, name)
-        pairs = COMPARED[dataset.kind]
+        pairs = dataset.kind.compared
         assert columns["id"].tolist() == [
             one for one in dataset.index["id"].tolist() for _ in pairs
         ]

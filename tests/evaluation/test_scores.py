@@ -19,8 +19,7 @@ from ml_collections import ConfigDict
 
 import spips_jax
 from spips_jax import data, evaluation
-from spips_jax.data.builder import COMPARED
-from spips_jax.evaluation.scores import Judge, scores_of
+from spips_jax.evaluation.scores import Candidate, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +39,7 @@ def test_scores_are_the_metrics_own(
     metric = random_metric("alexnet")
     dataset = data.load(name, data_dir=sets)
     scores, _ = scores_of(
-        Judge(label="spips", metric=metric),
+        Candidate(label="spips", metric=metric),
         dataset,
         file=tmp_path / "spips.csv",
         batch_size=4,  # 7 images a reference, 12 choices: the last batch is padded
@@ -50,7 +49,7 @@ def test_scores_are_the_metrics_own(
         example = dataset[row]
         expected = [
             float(metric(example[first], example[second]))
-            for first, second in COMPARED[dataset.kind]
+            for first, second in dataset.kind.compared
         ]
         np.testing.assert_allclose(scores[row], expected, atol=NOISE, rtol=0)
 
@@ -68,7 +67,7 @@ def test_a_reference_that_is_not_one(
         index={**dataset.index, "reference_id": np.full(len(dataset), "one")},
     )
     scores, _ = scores_of(
-        Judge(label="spips", metric=metric), one, file=tmp_path / "spips.csv",
+        Candidate(label="spips", metric=metric), one, file=tmp_path / "spips.csv",
         batch_size=14, num_threads=1,
     )  # fmt: skip
     for row in (0, 13):
@@ -223,7 +222,7 @@ def test_scores_of_something_else_are_refused(
 
 def test_a_card_tells_what_was_learned() -> None:
     trained, uniform = (
-        Judge(label="x", metric=spips_jax.load("spips-lite", trained=trained)).card
+        Candidate(label="x", metric=spips_jax.load("spips-lite", trained=trained)).card
         for trained in (True, False)
     )
     assert trained["weights"] != uniform["weights"]

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from spips_jax import data
 from spips_jax.data.bapps import Bapps
-from spips_jax.data.builder import Kind
 from spips_jax.data.sets import BUILDERS
+from spips_jax.kinds import RANKS, Kind
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup
 
@@ -39,7 +39,7 @@ def described(name: str) -> tuple[Kind, str, set[str]]:
     card = getattr(builder, "CARD", None)
     if card is None:  # a builder that makes its card: the synthetic sets
         assert name in ("synthetic/scenes", "synthetic/photos")
-        return "ranks", "level", {"full"}
+        return RANKS, "level", {"full"}
     splits = set(card.counts)
     if builder is Bapps:  # the sizes of its training splits are not counted
         splits = {f"{part}_{subset}" for part, subset in Bapps.SUBSETS}

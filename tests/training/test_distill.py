@@ -14,9 +14,10 @@ import pytest
 from ml_collections import ConfigDict
 
 import spips_jax
-from spips_jax import backbones, metric, model_file, parallel, training, weights
-from spips_jax.spips import Spips
+from spips_jax import backbones, kinds, model_file, parallel, training, weights
+from spips_jax.spips import Spips, initialize
 from spips_jax.training import distill, setup, state, step
+from spips_jax.training.objectives import Objective
 
 TAPS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 LEARNING = {"features": 1.0, "differences": 30.0}
@@ -98,19 +99,19 @@ def test_a_step_on_two_devices_follows_gradients_that_reach_every_layer(
             reached = name == "features" or not path.startswith(distill.ADAPTER)
             assert bool(jnp.any(gradient != 0)) == reached, path
 
-    # The rest of the network, which a step would judge with, if it had to.
-    rest = metric.untrained(network.module)
+    # The rest of the network, which only distances need.
+    rest = initialize(network.module)
     frozen |= state.flatten(rest)
     tx = optax.sgd(1.0)
-    objective = step.Objective(
-        kind="ranks", opinion="level", weights=tuple(LEARNING.items())
+    objective = Objective(
+        kind=kinds.RANKS, opinion="level", weights=tuple(LEARNING.items())
     )
     mapped = parallel.mapped(
         lambda s, f, b: step.train_step(
             s, f, b, network=network, objective=objective, tx=tx, decay=0.0
         )
     )
-    before = state.create(trained, tx, key=jax.random.key(0), average=False)
+    before = state.create(trained, tx, average=False)
     assert jax.local_device_count() > 1
     after, _ = mapped(
         parallel.replicate(before), parallel.replicate(frozen), parallel.split(batch)

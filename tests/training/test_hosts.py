@@ -176,7 +176,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from spips_jax import data
 from spips_jax import parallel
-from spips_jax.training import features
+from spips_jax.training.pooled import pooled_dataset
 
 def main():
     root, folder = sys.argv[1:]
@@ -190,7 +190,7 @@ def main():
         multihost_utils.sync_global_devices("compute")
         yield positions, np.stack([positions, -positions], 1)[:, None].astype("f4")
 
-    pooled = features.pooled_dataset(whole, folder=folder, network="x", compute=compute)
+    pooled = pooled_dataset(whole, folder=folder, network="x", compute=compute)
     assert pooled[7]["pooled"].tolist() == [[7, -7]]
 
 if __name__ == "__main__":

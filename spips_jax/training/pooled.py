@@ -1,9 +1,9 @@
-"""What a frozen network makes of a set, computed once and kept on disk.
+"""Pooled pairs of a set: computed once by a frozen backbone, and kept on disk.
 
-Where neither the backbone nor the attention is trained and images come whole, all that
-the trained parts see of a pair is its `Pooled`: one vector of a thousand numbers. They
-are written to ArrayRecord files, one record an example, under a name that is the digest
-of everything that they depend on. Training on them reads no image.
+Where the backbone is frozen and images are taken whole, all that the trained parts see
+of a pair is its `Pooled`: one vector of a thousand numbers. These are written to
+ArrayRecord files, one record an example, under a name that is the digest of everything
+that they depend on. Training on them reads no image.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from spips_jax import parallel
-from spips_jax.data.builder import COMPARED
 from spips_jax.data.dataset import Dataset
+from spips_jax.digests import code_digest
 from spips_jax.training.step import POOLED
 
 _RECORDS = "pooled.array_record"
 _CARD = "card.json"
 
-VERSION = 2
-"""Raised whenever the network makes something else of the same images."""
+_CODE = (
+    "backbones", "classical", "facts", "images", "spips", "streams", "winograd",
+    "training/step",
+)  # fmt: skip
+"""What pooled pairs depend on beside weights and images."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Positions in a set `(B,)`, and what was computed of its examples there."""
@@ -53,7 +56,7 @@ class PooledDataset(Dataset):
         example = {name: column[position] for name, column in self.index.items()}
         record = self._source[int(self._rows[position])]
         pooled = np.frombuffer(record, "<f4")
-        example[POOLED] = pooled.reshape(len(COMPARED[self.kind]), -1)
+        example[POOLED] = pooled.reshape(len(self.kind.compared), -1)
         return example
 
 
@@ -64,7 +67,7 @@ def pooled_dataset(
     network: str,
     compute: Callable[[], Iterator[Pair]],
 ) -> PooledDataset:
-    """Returns a set with what the network makes of it, from the cache if it is there.
+    """Returns a set as pooled pairs, from the cache if they are there.
 
     Args:
       dataset: the examples.
@@ -77,7 +80,7 @@ def pooled_dataset(
       OSError: the folder cannot be written; nothing half-written is left.
     """
     card = {
-        "version": VERSION,
+        "code": code_digest(*_CODE),
         "network": network,
         "set": dataset.name,
         "ids": dataset.digest,

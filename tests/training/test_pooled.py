@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spips_jax import data
-from spips_jax.training.features import Pair, pooled_dataset
+from spips_jax.training.pooled import Pair, pooled_dataset
 
 
 @pytest.fixture

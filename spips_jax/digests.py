@@ -1,0 +1,46 @@
+"""Digests of the package's own code, for caches of what it computed."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+_ROOT = Path(__file__).parent
+
+
+def source_digest(text: str) -> str:
+    """SHA-256 of Python source, without comments, docstrings and layout."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A string that stands by itself documents what is before or around it.
+            node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+@functools.cache
+def code_digest(*modules: str) -> str:
+    """SHA-256 of the code of modules of this package.
+
+    It changes when code changes, but not with comments and docstrings, so that a cache
+    keyed by it is never stale and rarely lost.
+
+    Args:
+      *modules: by their path in the package, as "spips" or "training/step".
+    """
+    sha256 = hashlib.sha256()
+    for module in modules:
+        text = (_ROOT / f"{module}.py").read_text(encoding="utf-8")
+        sha256.update(f"{module} {source_digest(text)}\n".encode())
+    return sha256.hexdigest()

@@ -1,0 +1,173 @@
+"""The losses that a set can be learned with, by the name that configs give them.
+
+All that training knows of a loss is its record in `LOSSES`: to add one, write its
+record here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spips_jax import losses
+from spips_jax.agreement import OPINIONS
+from spips_jax.kinds import Kind
+from spips_jax.messages import one_of
+from spips_jax.training import distill
+
+RANKER = "ranker"
+"""Where the parameters of `losses.Ranker` are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """How a set is learned from.
+
+    Attributes:
+      kind: the set's, a record of `spips_jax.kinds`.
+      opinion: the name of its human score, which has the score's direction.
+      weights: the weight of each loss, by its name in `LOSSES`.
+      scale: the difference of distances that counts as clear: in the rank loss, and of
+        the distances that "choice" compares.
+      opinions: the (best, worst) opinion, which "l1" puts at the distances 0 and 1.
+    """
+
+    kind: Kind
+    opinion: str
+    weights: tuple[tuple[str, float], ...]
+    scale: float = 0.05
+    opinions: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a loss sees of a batch over all devices, B examples.
+
+    Attributes:
+      distances: `(B, n)`, of the pairs that the kind compares.
+      opinions: `(B,)`.
+      groups: `(B,)` integers, for sets that rank only within a group; None for others.
+      ranker: parameters of `losses.Ranker`, where an objective needs them.
+      errors: of distillation, `{"<loss>/<tap>": (B,)}`, where an objective needs them.
+    """
+
+    distances: jax.Array
+    opinions: jax.Array
+    groups: jax.Array | None = None
+    ranker: Any = None
+    errors: Mapping[str, jax.Array] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A loss of training.
+
+    Attributes:
+      value: of a batch; 0 or more, smaller is better.
+      learns_from: which sets it suits, by `Kind.learned_from`.
+      needs_ranker: whether it trains a `losses.Ranker` beside the model.
+      needs_teacher: whether it needs a backbone to learn from.
+    """
+
+    value: Callable[[Seen, Objective], jax.Array]
+    learns_from: str
+    needs_ranker: bool = False
+    needs_teacher: bool = False
+
+
+def _rising(seen: Seen, objective: Objective) -> jax.Array:
+    """Opinions that rise with distances."""
+    falls = OPINIONS[objective.opinion].higher_is_better
+    return -seen.opinions if falls else seen.opinions
+
+
+def _plcc(seen: Seen, objective: Objective) -> jax.Array:
+    return losses.plcc_loss(seen.distances[:, 0], _rising(seen, objective))
+
+
+def _rank(seen: Seen, objective: Objective) -> jax.Array:
+    return losses.rank_loss(
+        seen.distances[:, 0],
+        _rising(seen, objective),
+        groups=seen.groups,
+        scale=objective.scale,
+    )
+
+
+def _l1(seen: Seen, objective: Objective) -> jax.Array:
+    best, worst = objective.opinions
+    return losses.l1_loss(seen.distances[:, 0], (seen.opinions - best) / (worst - best))
+
+
+def _ranker(seen: Seen, objective: Objective) -> jax.Array:
+    logits: Any = losses.Ranker().apply(
+        {"params": seen.ranker}, seen.distances[:, 0], seen.distances[:, 1]
+    )
+    return losses.choice_cross_entropy(logits, seen.opinions)
+
+
+def _choice(seen: Seen, objective: Objective) -> jax.Array:
+    logits = (seen.distances[:, 0] - seen.distances[:, 1]) / objective.scale
+    return losses.choice_cross_entropy(logits, seen.opinions)
+
+
+def _distilled(name: str) -> Loss:
+    """The errors of one loss of `distill`, summed over taps, averaged over examples."""
+
+    def value(seen: Seen, objective: Objective) -> jax.Array:
+        errors = seen.errors or {}
+        means = [
+            jnp.mean(one) for tap, one in errors.items() if tap.startswith(f"{name}/")
+        ]
+        return jnp.sum(jnp.stack(means))
+
+    return Loss(value=value, learns_from="opinions", needs_teacher=True)
+
+
+LOSSES: dict[str, Loss] = {
+    "plcc": Loss(value=_plcc, learns_from="opinions"),
+    "rank": Loss(value=_rank, learns_from="opinions"),
+    "l1": Loss(value=_l1, learns_from="opinions"),
+    RANKER: Loss(value=_ranker, learns_from="choices", needs_ranker=True),
+    "choice": Loss(value=_choice, learns_from="choices"),
+    **{name: _distilled(name) for name in distill.LOSSES},
+}
+
+
+def check_losses(names: Mapping[str, float], kind: Kind, dataset: str) -> None:
+    """Raises `ValueError` for a loss that does not exist or does not suit a set.
+
+    Args:
+      names: weights by the name of the loss.
+      kind: of the set.
+      dataset: the set's name, for the error.
+    """
+    suited = [name for name, one in LOSSES.items() if suits(one, kind)]
+    for name in names:
+        if name not in LOSSES:
+            raise ValueError(one_of("loss", name, LOSSES))
+        if name not in suited:
+            use = f"are learned with {', '.join(suited)}" if suited else "only evaluate"
+            raise ValueError(
+                f"loss {name!r} does not suit {dataset}: sets of kind {kind.name} {use}"
+            )
+
+
+def suits(loss: Loss, kind: Kind) -> bool:
+    """Whether a set of some kind can be learned with a loss."""
+    return loss.learns_from == kind.learned_from
+
+
+def loss_terms(seen: Seen, objective: Objective) -> dict[str, jax.Array]:
+    """The losses of an objective by name, not yet weighted.
+
+    The means of distillation's errors, by tap, are among them.
+    """
+    terms = {name: jnp.mean(error) for name, error in (seen.errors or {}).items()}
+    for name, _ in objective.weights:
+        terms[name] = LOSSES[name].value(seen, objective)
+    return terms
