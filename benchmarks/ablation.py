@@ -1,7 +1,7 @@
 """What each part of SPIPS brings: cross-validation of variants on human scores.
 
-    python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
-    python -m weights_convert alexnet
+    spips data prepare tid2013 --manual_dir ~/Downloads
+    spips convert alexnet
     python benchmarks/ablation.py
     python benchmarks/ablation.py --model spips-lite --only full --seeds 2
 

@@ -9,8 +9,8 @@ validation splits count equally for which checkpoint is the best.
 
 Command, on 4 or 8 devices with --config.batch_size=48, as 50 does not divide:
 
-    python -m spips_jax.data prepare bapps --manual_dir ~/Downloads
-    python train.py --config=configs/bapps.py --workdir=DIR
+    spips data prepare bapps --manual_dir ~/Downloads
+    spips train --config bapps --workdir=DIR
 
 Hardware: not measured: the set was not at hand
 Time: not measured

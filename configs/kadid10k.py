@@ -4,8 +4,8 @@ As configs/tid2013.py, with more steps: more pairs are to be seen as often.
 
 Command, for the third of five folds:
 
-    python -m spips_jax.data prepare kadid10k --manual_dir ~/Downloads
-    python train.py --config=configs/kadid10k.py --workdir=DIR --config.data.fold=3/5
+    spips data prepare kadid10k --manual_dir ~/Downloads
+    spips train --config kadid10k --workdir=DIR --config.data.fold=3/5
 
 Hardware: not measured: the set was not at hand
 Time: not measured

@@ -7,11 +7,11 @@ trains the head, by --config.model.weights=lite_backbone.safetensors.
 
 Command, with a folder of photographs, 256 pixels wide and high at least:
 
-    python -m weights_convert alexnet
-    python -m spips_jax.data prepare synthetic --photographs DIR --name photos \
+    spips convert alexnet
+    spips data prepare synthetic --photographs DIR --name photos \
         --size 256 --tiles --sample 2
-    python train.py --config=configs/lite_backbone.py --workdir=DIR
-    python train.py export --workdir=DIR --output=lite_backbone.safetensors
+    spips train --config lite_backbone --workdir=DIR
+    spips train export --workdir=DIR --output=lite_backbone.safetensors
 
 Hardware: one core of a cloud VM, no GPU.
 Time: 52 minutes, some of them beside other work.

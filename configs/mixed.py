@@ -7,9 +7,9 @@ validated on its own splits, two of them of distortions that it is not trained o
 
 Command, with SET each of kadid10k, tid2013 and bapps:
 
-    python -m spips_jax.data prepare synthetic
-    python -m spips_jax.data prepare SET --manual_dir ~/Downloads
-    python train.py --config=configs/mixed.py --workdir=DIR
+    spips data prepare synthetic
+    spips data prepare SET --manual_dir ~/Downloads
+    spips train --config mixed --workdir=DIR
 
 Hardware: not measured: the sets were not all at hand
 Time: not measured

@@ -7,8 +7,8 @@ The recipe is that of configs/tid2013.py, with more steps for more pairs.
 
 Command, for the third of five folds:
 
-    python -m spips_jax.data prepare pipal --manual_dir ~/Downloads
-    python train.py --config=configs/pipal.py --workdir=DIR --config.data.fold=3/5
+    spips data prepare pipal --manual_dir ~/Downloads
+    spips train --config pipal --workdir=DIR --config.data.fold=3/5
 
 Hardware: not measured: the set was not at hand
 Time: not measured

@@ -2,8 +2,8 @@
 
 Command:
 
-    python -m spips_jax.data prepare synthetic
-    python train.py --config=configs/quickstart.py --workdir=DIR
+    spips data prepare synthetic
+    spips train --config quickstart --workdir=DIR
 
 Hardware: two cores of a cloud VM, no GPU.
 Time: 2:57 from an empty cache and beside other work, 25 s of it training.

@@ -7,12 +7,12 @@ by name, so that a set that shares photographs stays a fair test.
 
 Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
 
-    python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
-    python train.py --config=configs/release.py --workdir=DIR --config.model.name=MODEL
-    python train.py export --workdir=DIR --output=MODEL.safetensors
-    python evaluate.py calibrate --model=MODEL.safetensors --data=tid2013 --output=DIR
+    spips data prepare tid2013 --manual_dir ~/Downloads
+    spips train --config release --workdir=DIR --config.model.name=MODEL
+    spips train export --workdir=DIR --output=MODEL.safetensors
+    spips evaluate calibrate --model=MODEL.safetensors --data=tid2013 --output=DIR
 
-    python train.py --config=configs/release.py --workdir=DIR \
+    spips train --config release --workdir=DIR \
         --config.data.exclude_references=I06,I08,I13,I19,I23
 
 Hardware: two cores of a cloud VM, no GPU.

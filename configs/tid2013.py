@@ -2,8 +2,8 @@
 
 Command, for the third of five folds:
 
-    python -m spips_jax.data prepare tid2013 --manual_dir ~/Downloads
-    python train.py --config=configs/tid2013.py --workdir=DIR --config.data.fold=3/5
+    spips data prepare tid2013 --manual_dir ~/Downloads
+    spips train --config tid2013 --workdir=DIR --config.data.fold=3/5
 
 Hardware: two cores of a cloud VM, no GPU.
 Time: some 20 minutes of CPU time once, for what the network makes of the set; then

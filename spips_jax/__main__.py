@@ -1,8 +1,5 @@
-"""`python -m spips_jax` is the `spips` command."""
+"""`python -m spips_jax` is `spips`."""
 
-import sys
+from spips_jax.commands import main
 
-from spips_jax.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
+raise SystemExit(main())

@@ -21,6 +21,8 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
+from spips_jax.messages import UserError
+
 Array = np.ndarray | Sequence[float]
 
 
@@ -49,7 +51,7 @@ OPINIONS: dict[str, Opinion] = {
 """The opinions that sets have, by the name of their feature."""
 
 
-class AgreementError(ValueError):
+class AgreementError(UserError):
     """Scores or opinions that cannot be compared; one line that says why."""
 
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.messages import one_line
+from spips_jax.messages import UserError, one_line
 
 MIN_SIZE = 32
 """Smallest height and width, in pixels: below it AlexNet's last features vanish."""
@@ -44,7 +44,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Images = np.ndarray | jax.Array
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image, or a pair of them, that cannot be scored; one line that says why."""
 
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from spips_jax import backbones, spips
 from spips_jax import weights as weight_files
 from spips_jax.baselines import BASELINES
-from spips_jax.messages import one_of
+from spips_jax.messages import UserError, one_of
 from spips_jax.metric import Metric
 from spips_jax.weights import BACKBONE, WeightsError
 
@@ -39,9 +39,9 @@ def networks(name: str) -> tuple[str, ...]:
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` unless `load` takes a name: a metric's or a model file's."""
+    """Raises `UserError` unless `load` takes a name: a metric's or a model file's."""
     if name not in NAMES and not name.endswith(ENDING):
-        raise ValueError(one_of("model", name, NAMES, more=f", nor a {ENDING} file"))
+        raise UserError(one_of("model", name, NAMES, more=f", nor a {ENDING} file"))
 
 
 def load(
@@ -83,9 +83,9 @@ def load(
     name = os.fspath(name)
     check_name(name)
     if head is not None and (name not in BASELINES or BASELINES[name].head is None):
-        raise ValueError(f"{name} has no second file: leave head {head} out")
+        raise UserError(f"{name} has no second file: leave head {head} out")
     if not trained and name not in MODELS:
-        raise ValueError(
+        raise UserError(
             f"trained is False, but {name} has no uniform head: only"
             f" {', '.join(MODELS)} have"
         )
@@ -120,7 +120,7 @@ def _load_baseline(
         )
         params[BACKBONE] = weight_files.read_network(record.backbone, weights)
     elif weights is not None:
-        raise ValueError(f"{name} has no weights: leave weights {weights} out")
+        raise UserError(f"{name} has no weights: leave weights {weights} out")
     if record.head is not None:
         params |= record.head.params(weight_files.read_network(name, head))
     variables = {"params": params} if params else {}

@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class UserError(ValueError):
+    """What a user can put right: one line that says what was wrong and what to do."""
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, in one line; its type's name where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

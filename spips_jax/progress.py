@@ -1,21 +1,111 @@
-"""A progress bar over the examples of a set. Needs rich."""
+"""The one progress bar: on a terminal's standard error, plain lines elsewhere.
+
+It needs rich; without it there is no bar and messages are plain lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
 
-import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
-Rows = TypeVar("Rows", bound=tuple[np.ndarray, ...])
+
+class Bar:
+    """A bar that counts. A context manager.
+
+        with Bar("scoring", total=20) as progress:
+            progress.advance(1)
+
+    Attributes:
+      shown: whether there is a bar; without one, `message` is all that is seen.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        in_bytes: bool = False,
+        transient: bool = True,
+        shown: bool = True,
+        console: Any = None,
+    ) -> None:
+        """Opens a bar.
+
+        Args:
+          what: is done, in a word or two.
+          total: how much there is of it; None if that is not known.
+          done: how much was done before.
+          in_bytes: whether bytes are counted.
+          transient: whether the bar is gone at its end.
+          shown: False for no bar, only messages.
+          console: a `rich.console.Console`; that of standard error by default.
+        """
+        self.shown = False
+        self._console: Any = console
+        self._progress: Any = None
+        try:
+            from rich import progress
+            from rich.console import Console
+        except ImportError:
+            return
+        self._console = console or Console(stderr=True)
+        self.shown = shown and self._console.is_interactive
+        counts = (
+            (progress.DownloadColumn(), progress.TransferSpeedColumn())
+            if in_bytes
+            else (progress.MofNCompleteColumn(),)
+        )
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            *counts,
+            progress.TextColumn("{task.fields[state]}", markup=False),
+            progress.TextColumn("eta"),
+            progress.TimeRemainingColumn(),
+            console=self._console,
+            speed_estimate_period=120,  # sees past a pause, such as a validation
+            transient=transient,
+            redirect_stdout=False,  # that is the program's, maybe a pipe
+            disable=not self.shown,
+        )
+        self._task = self._progress.add_task(
+            what, total=total, completed=done, state=""
+        )
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def advance(self, count: int) -> None:
+        """Counts `count` more."""
+        if self._progress is not None:
+            self._progress.advance(self._task, count)
+
+    def move(self, done: int, *, state: str | None = None) -> None:
+        """Sets the count, and a few words beside it."""
+        if self._progress is not None:
+            more = {} if state is None else {"state": state}
+            self._progress.update(self._task, completed=done, **more)
+
+    def message(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._console is None:
+            print(text, file=sys.stderr)
+        else:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Ends the bar; `message` still prints."""
+        if self._progress is not None:
+            self._progress.stop()
 
 
 def tracked(
@@ -26,22 +116,19 @@ def tracked(
     Args:
       batches: tuples whose first part has one element an example.
       total: examples.
-      what: is done, the line that says so, above the bar.
+      what: is done; a line above the bar.
       done: examples that were done before.
     """
-    console = Console(stderr=True)
-    console.print(what, markup=False, highlight=False, soft_wrap=True)
-    with Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.is_interactive,
-    ) as progress:
-        bar = progress.add_task("", total=total, completed=done)
+    with Bar("", total=total, done=done) as progress:
+        progress.message(what)
         for batch in batches:
             yield batch
-            progress.advance(bar, len(batch[0]))
+            progress.advance(len(batch[0]))
+
+
+def tracked_rows(rows: Sequence[Any], what: str) -> Iterator[Any]:
+    """Yields rows as they are, with a bar that counts them."""
+    with Bar(what, total=len(rows)) as progress:
+        for row in rows:
+            yield row
+            progress.advance(1)

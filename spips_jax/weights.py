@@ -27,7 +27,7 @@ from spips_jax.backbones import BACKBONES, Published, build
 from spips_jax.baselines import BASELINES
 from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
-from spips_jax.messages import one_of
+from spips_jax.messages import UserError, one_of
 
 FORMAT = "spips-jax"
 
@@ -51,7 +51,7 @@ PUBLISHED: dict[str, Published] = {
 heads of baselines."""
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that are missing or cannot be used; one line that says what to do."""
 
 
@@ -151,10 +151,12 @@ def write_tensors(
     }
     check_shapes(path, flat, shapes=shapes, network=network)
     header = {"format": FORMAT, "version": VERSION, "network": network}
-    with replacing(path) as partial:
-        safetensors.numpy.save_file(
-            flat, partial, metadata={**(metadata or {}), **header}
-        )
+    header = {**(metadata or {}), **header}
+    try:
+        with replacing(path) as partial:
+            safetensors.numpy.save_file(flat, partial, metadata=header)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: cannot be written ({error})") from None
 
 
 def read_weights(path: str | os.PathLike[str], *, network: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def real_weights(
     shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """Converts real PyTorch weights by the command, once a network."""
-    from weights_convert.cli import main
+    from spips_jax.commands import main
 
     folder = tmp_path_factory.mktemp("weights")
     sources = {
@@ -56,7 +56,9 @@ def real_weights(
         output = folder / f"{network}.safetensors"
         if not output.exists():
             source = shared(sources[network])
-            code = main([network, "--source", str(source), "--output", str(output)])
+            code = main(
+                ["convert", network, "--source", str(source), "--output", str(output)]
+            )
             assert code == 0
         return output
 

@@ -133,11 +133,14 @@ def test_dists_weights_are_the_published_ones(shared, tmp_path):
     """The .pt file converted by the command against the authors' .mat file."""
     import scipy.io
 
-    from weights_convert.cli import main
+    from spips_jax.commands import main
 
     source = shared("weights/dists/weights.pt")
     output = tmp_path / "dists.safetensors"
-    assert main(["dists", "--source", str(source), "--output", str(output)]) == 0
+    assert (
+        main(["convert", "dists", "--source", str(source), "--output", str(output)])
+        == 0
+    )
     loaded = weights.read_weights(output, network="dists")
     published = scipy.io.loadmat(shared("weights/dists/alpha_beta.mat"))
     order = ("input", "relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import spips_jax
-from spips_jax import WeightsError, metric, model_file, weights
+from spips_jax import WeightsError, model_file, weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +35,7 @@ IMAGES = {
 PAIRS = list(itertools.product(IMAGES, repeat=2))
 
 files = pytest.mark.parametrize(
-    "name", [name for name in spips_jax.MODELS if model_file.embedded(name)]
+    "name", [name for name in spips_jax.MODELS if weights.embedded(name)]
 )
 
 
@@ -71,8 +71,8 @@ def test_the_score_is_told_in_words(embedded):
 
 @files
 def test_files_are_small_and_say_what_they_are(name):
-    file = model_file.embedded(name)
-    whole = spips_jax.MODELS[name] not in weights.NETWORKS
+    file = weights.embedded(name)
+    whole = spips_jax.MODELS[name] not in weights.PUBLISHED
     assert file.stat().st_size < (4_000_000 if whole else 64_000)
     card = model_file.read_card(file)
     assert card["name"] == name
@@ -94,7 +94,7 @@ def test_lite_untrained_is_over_the_backbone_of_the_package(random_weights):
     backbone = spips_jax.load().variables["params"]["backbone"]
     uniform = spips_jax.load("spips-lite", trained=False)
     assert (uniform.name, uniform.calibration) == ("spips-lite-untrained", None)
-    for same in (uniform.variables["params"]["backbone"], metric.read_network("lite")):
+    for same in (uniform.variables["params"]["backbone"], weights.read_network("lite")):
         jax.tree.map(np.testing.assert_array_equal, same, backbone)
     linear = uniform.variables["params"]["head"]["linear"]
     np.testing.assert_allclose(linear.sum(), 1, rtol=1e-6)  # a mean; float32
@@ -123,7 +123,7 @@ def refuse(*_, **__):
     raise OSError("no network here")
 
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from spips_jax.cli import main
+from spips_jax.commands import main
 sys.exit(main(["score", "--example", "--maps", "maps"]))
 """
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -14,7 +14,7 @@ def test_importing_the_metric_stays_light():
         "PIL", "torch", "scipy",
     )  # fmt: skip
     program = (
-        "import sys, spips_jax, spips_jax.cli;"
+        "import sys, spips_jax, spips_jax.commands;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run(

@@ -27,9 +27,7 @@ def test_the_readme_is_short():
 
 def test_the_data_example_prints_its_line(tmp_path, monkeypatch):
     text = README.read_text()
-    (commands,) = re.findall(
-        r"```bash\n(python -m spips_jax.data list.*?)```", text, re.S
-    )
+    (commands,) = re.findall(r"```bash\n(spips data list.*?)```", text, re.S)
     (example,) = re.findall(
         r"```python\n(from spips_jax import data.*?)```", text, re.S
     )
@@ -39,9 +37,8 @@ def test_the_data_example_prints_its_line(tmp_path, monkeypatch):
     for command in commands.splitlines():
         words = command.partition("#")[0].split()
         if "tid2013" not in words:  # that one needs a download
-            subprocess.run(
-                [sys.executable, *words[1:]], capture_output=True, check=True
-            )
+            command = [sys.executable, "-m", "spips_jax", *words[1:]]
+            subprocess.run(command, capture_output=True, check=True)
     assert (tmp_path / "synthetic-scenes.png").is_file()
     result = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""A backbone, a baseline and a classical map: their record is all it takes to add one."""
+"""A backbone, a baseline, a classical map: a record is all it takes to add one."""
 
 from __future__ import annotations
 

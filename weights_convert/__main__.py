@@ -1,3 +1,5 @@
-from weights_convert.cli import main
+import sys
 
-raise SystemExit(main())
+from spips_jax.commands import main
+
+raise SystemExit(main(["convert", *sys.argv[1:]]))

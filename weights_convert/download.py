@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import http
 import http.client
 import pathlib
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any
 
+from spips_jax.progress import Bar
 from spips_jax.weights import PUBLISHED, WeightsError
 
 _CHUNK_SIZE = 1 << 20
@@ -128,37 +125,15 @@ def _receive(url: str, part: pathlib.Path) -> None:
         ):
             raise OSError(f"asked for bytes {start}-, got {dict(response.headers)}")
         total = None if response.length is None else start + response.length
-        print(f"downloading {url}", file=sys.stderr)
         with (
             part.open("r+b" if start else "wb") as file,
-            _progress(start, total) as bar,
+            Bar("", total=total, done=start, in_bytes=True) as bar,
         ):
+            bar.message(f"downloading {url}")
             file.seek(start)
             while chunk := response.read(_CHUNK_SIZE):
                 file.write(chunk)
-                bar(len(chunk))
+                bar.advance(len(chunk))
             received = file.tell()
     if total is not None and received < total:
         raise OSError(f"the connection broke off after {received} of {total} bytes")
-
-
-@contextlib.contextmanager
-def _progress(start: int, total: int | None) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, advanced by calling it; nothing without rich or a terminal."""
-    try:
-        from rich import console, progress
-    except ImportError:
-        yield lambda num_bytes: None
-        return
-    columns = (
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    screen = console.Console(stderr=True)
-    with progress.Progress(
-        *columns, console=screen, disable=not screen.is_terminal
-    ) as bars:
-        task = bars.add_task("", total=total, completed=start)
-        yield functools.partial(bars.advance, task)

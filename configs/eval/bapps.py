@@ -1,6 +1,6 @@
 """BAPPS: forced choices of the six validation sets, and just noticeable differences.
 
-    python evaluate.py --config=configs/eval/bapps.py --output=DIR
+    spips evaluate --config bapps --output=DIR
 
 Not run: the set was not at hand. Its published judgements, with distances of two
 networks, are reproduced by the tests.

@@ -1,6 +1,6 @@
 """The fields of an evaluation; models and sets come from the command line.
 
-python evaluate.py --model spips-lite --model psnr --data tid2013 --output DIR
+spips evaluate --model spips-lite --model psnr --data tid2013 --output DIR
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """TID2013: SPIPS beside the metrics that need no VGG16.
 
-    python evaluate.py --config=configs/eval/tid2013.py --output=DIR
+    spips evaluate --config tid2013 --output=DIR
 
 A trained model joins by `--model model.safetensors`. Those of the package were trained
 on this set: docs/models.md has how good they are on what they did not see. On the 1,784

@@ -1,6 +1,6 @@
 """IQA datasets: built once as TFDS sets in ArrayRecord files, read by Grain.
 
-    python -m spips_jax.data prepare tid2013 --manual_dir ~/downloads
+    spips data prepare tid2013 --manual_dir ~/downloads
     dataset = data.load("tid2013")
     training, held_out = dataset.fold("1/5")
     batches = data.train_batches([data.Source(dataset=training)], batch_size=32, seed=0)

@@ -33,6 +33,7 @@ from PIL import ExifTags, Image
 from spips_jax.agreement import OPINIONS
 from spips_jax.images import ImageError, read_image
 from spips_jax.kinds import Kind
+from spips_jax.messages import UserError
 
 INDEX = "index.csv"
 SHARD_BYTES = 128 << 20
@@ -42,7 +43,7 @@ TEXT = ("id", "reference_id", "distortion")
 WHOLE = ("level", "votes", "height", "width")
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A dataset that cannot be built or read; one line that says where and why."""
 
 

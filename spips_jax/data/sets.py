@@ -173,8 +173,7 @@ def load(
     folder = parent / str(builder_class.VERSION)
     if not folder.is_dir():
         raise DataError(
-            f"{name} is not prepared in {root}: run python -m spips_jax.data prepare"
-            f" {base}"
+            f"{name} is not prepared in {root}: run spips data prepare {base}"
         )
     return open_folder(folder, name=name, split=split)
 

@@ -1,6 +1,6 @@
 """Evaluation: how well metrics agree with people, as tables, figures and every score.
 
-    python evaluate.py --model spips-lite --model psnr --data tid2013 --output DIR
+    spips evaluate --model spips-lite --model psnr --data tid2013 --output DIR
 
 Needs the extra [eval].
 """

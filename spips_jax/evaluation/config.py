@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from spips_jax import loading, parallel
 from spips_jax.data.builder import DataError
 from spips_jax.data.splits import parse_fold
+from spips_jax.messages import UserError
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """An evaluation that cannot be made; one line that says why and what to do."""
 
 
@@ -85,7 +86,7 @@ def dataset(
     """A set to evaluate on, for `config.data.<label>`.
 
     Args:
-      name: as `python -m spips_jax.data list` gives.
+      name: as `spips data list` gives.
       split: one, or several as "val_cnn+val_color"; all of them by default.
       fold: "2/5" takes the second of five folds by reference, what a model that was
         trained with `config.data.fold="2/5"` did not see; all examples by default.

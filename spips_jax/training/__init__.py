@@ -1,7 +1,7 @@
 """Training: from a config to a model file, on one device, eight or a pod.
 
-    python train.py --config=configs/tid2013.py --workdir=DIR
-    python train.py export --workdir=DIR --output=model.safetensors
+    spips train --config tid2013 --workdir=DIR
+    spips train export --workdir=DIR --output=model.safetensors
 
 Needs the extra [train].
 """

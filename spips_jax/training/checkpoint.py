@@ -33,13 +33,14 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from spips_jax.images import one_line
+from spips_jax.messages import UserError
 
 _DELETED = "deleted.orbax-checkpoint-tmp"
 """Old checkpoints are moved here first: a process that is killed while it deletes them
 leaves no half of one. By its name the folder counts as what a killed save left."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be written, or fits another state; one line."""
 
 

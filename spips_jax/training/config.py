@@ -18,10 +18,11 @@ from spips_jax import backbones, parallel
 from spips_jax.classical import MAPS
 from spips_jax.data.splits import parse_names
 from spips_jax.loading import MODELS
+from spips_jax.messages import UserError
 from spips_jax.spips import CLASSICAL, STATISTICS, STREAMS
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """A run that cannot start or go on; one line that says why and what to do."""
 
 
@@ -95,7 +96,7 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
     """A set to train on, for `config.data.train.<label>`.
 
     Args:
-      dataset: its name, as `python -m spips_jax.data list` gives.
+      dataset: its name, as `spips data list` gives.
       losses: weights by name: plcc, rank, l1 for scores and grades, and, with a
         teacher, features, differences; ranker, choice for forced choices.
       **options: `split`, "" for all; `part`, "all" or "training": all references or

@@ -18,15 +18,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from etils import epath
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from spips_jax.files import replacing
+from spips_jax.progress import Bar
 
 _METRICS = "metrics.jsonl"
 _CURVES = "curves.png"
@@ -108,23 +102,15 @@ class Log:
             )
             stack.callback(self.sync)
 
-            self._console = console or Console(stderr=True)
-            self._progress = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[state]}", markup=False),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
-                console=self._console,
-                speed_estimate_period=120,  # sees past a validation between two steps
-                redirect_stdout=False,  # that is the program's, maybe a pipe
-                disable=not self._console.is_interactive,
+            self._bar = stack.enter_context(
+                Bar(
+                    "training",
+                    total=num_steps,
+                    done=first_step,
+                    transient=False,
+                    console=console,
+                )
             )
-            self._bar = self._progress.add_task(
-                "", total=num_steps, completed=first_step, state=""
-            )
-            stack.enter_context(self._progress)
             self._resources = stack.pop_all()
 
         now = time.perf_counter()
@@ -146,7 +132,7 @@ class Log:
     def advance(self, step: int) -> None:
         """Moves the bar to `step`; cheap enough for every step."""
         if self._writer:
-            self._progress.update(self._bar, completed=step)
+            self._bar.move(step)
 
     def train(self, step: int, metrics: Mapping[str, float], *, examples: int) -> None:
         """Logs the state of training.
@@ -175,8 +161,8 @@ class Log:
         state = f"{rate:.1f} steps/s" if rate >= 1 else f"{rate:.2g} steps/s"
         if "loss" in metrics:
             state = f"loss {metrics['loss']:.4g}  {state}"
-        self._progress.update(self._bar, completed=step, state=state)
-        if self._progress.disable:
+        self._bar.move(step, state=state)
+        if not self._bar.shown:
             left = (self._num_steps - step) / rate if rate > 0 else math.inf
             self.message(f"step {step}/{self._num_steps}  {state}  eta {_time(left)}")
 
@@ -210,7 +196,7 @@ class Log:
     def message(self, text: str) -> None:
         """Shows a line, above the bar where there is one."""
         if self._writer:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.message(text)
 
     def curves(self) -> None:
         """Draws `curves.png` of the whole run; nothing if no line was logged yet."""

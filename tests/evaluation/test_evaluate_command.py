@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import spips_jax
-from spips_jax import evaluation, model_file
+from spips_jax import evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,15 +95,7 @@ def model(
     """The file of a model on random weights, whole."""
     metric = random_metric("alexnet")
     path = tmp_path / "tiny.safetensors"
-    model_file.write_model(
-        path,
-        jax.device_get(metric.variables["params"]),
-        name="spips-alexnet-tiny",
-        network="alexnet",
-        options={"width": 32},
-        whole=True,
-        card={},
-    )
+    metric.replace(name="spips-alexnet-tiny").save(path)
     return path
 
 

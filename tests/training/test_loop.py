@@ -17,7 +17,7 @@ from PIL import Image
 
 import spips_jax
 from spips_jax import agreement, data, model_file, training
-from spips_jax.cli import main as spips
+from spips_jax.commands import main as spips
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup, state
 from spips_jax.training.checkpoint import Checkpoints
@@ -113,7 +113,7 @@ def test_a_run_that_is_done_is_left_as_it_is(tiny_config: Make, tmp_path: Path) 
     jax.tree.map(np.testing.assert_array_equal, before, params_of(tmp_path, config))
 
 
-@pytest.mark.parametrize("trainable", ["perceptual", "backbone/conv5,attention,head"])
+@pytest.mark.parametrize("trainable", ["perceptual", "backbone/conv5,semantic,head"])
 def test_only_what_is_named_changes(
     tiny_config: Make, tmp_path: Path, trainable: str
 ) -> None:
@@ -189,7 +189,7 @@ BAD = {
     "distributed": ("maybe", "distributed is 'maybe', which is not one of auto"),
     "data.fold": ("6/5", "fold is '6/5'"),
     "data.exclude_references": ("kodim99", "exclude_references names kodim99, which"),
-    "data.train.scenes.set": ("tid2013", "tid2013 is not prepared in .*: run python"),
+    "data.train.scenes.set": ("tid2013", "tid2013 is not prepared in .*: run spips"),
     "data.train.scenes.crop": (64, "crop 64 is larger than the smallest side of its"),
     "data.train.scenes.scale": (0.0, "data.train.scenes.scale is 0.0: it must be abov"),
     "data.train.scenes.part": ("half", "data.train.scenes.part is 'half': all or tra"),
@@ -218,7 +218,10 @@ def test_bad_values_are_one_line_before_any_work(
     [
         ({}, "losses is {}: give one loss at least"),
         ({"plcc": 0.0}, "each with a weight above 0"),
-        ({"ranker": 1.0}, "has ranker: sets of kind ranks, as synthetic/scenes, are"),
+        (
+            {"ranker": 1.0},
+            "'ranker' does not suit synthetic/scenes: sets of kind ranks are",
+        ),
     ],
 )
 def test_losses_that_do_not_suit_a_set_are_refused(

@@ -1,4 +1,4 @@
-"""`python -m spips_jax.data`: what a user sees."""
+"""`spips data`: what a user sees."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spips_jax.data.__main__ import main
+from spips_jax.commands import main as spips
 from spips_jax.data.sets import BUILDERS
+
+
+def main(words: list[str]) -> int:
+    return spips(["data", *words])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line as a person and as a program would use it."""
+"""`spips score`, `spips models` and the tree, as a person or a program uses them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import spips_jax
-from spips_jax import Calibration, model_file
-from spips_jax.cli import main
+from spips_jax import Calibration, model_file, weights
+from spips_jax.commands import main
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
         (["score", "a.png", "b.png", "--model", "vif"], "'vif' is not one of spips-"),
         (
             ["score", "a.png", "b.png", "--model", "spips-vgg16"],
-            "`python -m weights_convert vgg16`, or take spips-lite",
+            "`spips convert vgg16`, or take spips-lite",
         ),
         (["score", "--example", "--weights", "a.png"], "has a backbone of its own"),
         (
@@ -197,7 +197,10 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
             ["score", "--example", "--model", "m.safetensors", "--untrained"],
             "--untrained: m.safetensors has no uniform head",
         ),
-        (["score", "a.png", "b.png", "--model", "psnr", "--head", "x"], "no weights"),
+        (
+            ["score", "a.png", "b.png", "--model", "psnr", "--head", "x"],
+            "psnr has no second file",
+        ),
         (
             ["score", "a.png", "b.png", "--head", "x"],
             "spips-lite has no second file",
@@ -233,16 +236,8 @@ def calibrated(random_metric) -> Callable[[Calibration], str]:
     """Writes a model file with a calibration into the working folder."""
 
     def write(calibration: Calibration) -> str:
-        model_file.write_model(
-            "model.safetensors",
-            jax.device_get(random_metric("alexnet").variables["params"]),
-            name="mine",
-            network="alexnet",
-            options={"width": 32},
-            whole=False,
-            card={},
-        )
-        model_file.write_calibration("model.safetensors", calibration)
+        metric = random_metric("alexnet")
+        metric.replace(name="mine", calibration=calibration).save("model.safetensors")
         return "model.safetensors"
 
     return write
@@ -342,7 +337,7 @@ def test_models_are_listed_with_how_to_get_them(home, capsys):
     text = capsys.readouterr().out
     assert "14,714,688" in text
     assert "relu1_2 relu2_2 relu3_3 | relu4_3 relu5_3" in text
-    assert "python -m weights_convert vgg16" in text
+    assert "spips convert vgg16" in text
     assert "in the package" in text
     assert main(["models", "--json"]) == 0
     models = {row["model"]: row for row in json_lines(capsys.readouterr().out)}
@@ -359,7 +354,7 @@ def test_models_are_listed_with_how_to_get_them(home, capsys):
 
 
 def test_models_print_their_cards(home, capsys):
-    file = model_file.embedded("spips-lite")
+    file = weights.embedded("spips-lite")
     assert main(["models", "spips-lite"]) == 0
     assert capsys.readouterr().out == file.with_suffix(".md").read_text()
     assert main(["models", "spips-lite", "--json"]) == 0
@@ -380,3 +375,79 @@ def test_help_shows_how_to_call(capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "spips score photo.png photo.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([name] for name in ("score", "models", "data", "train", "evaluate")),
+     ["convert"], ["check"], ["data", "prepare"]],
+)  # fmt: skip
+def test_help_is_plain_and_imports_nothing_heavy(words):
+    """Half a second is for argparse alone: JAX takes longer to import."""
+    program = (
+        "import sys\n"
+        "from spips_jax.commands import main\n"
+        "try:\n    main([*sys.argv[1:], '--help'])\n"
+        "finally:\n"
+        "    heavy = {'jax', 'flax', 'numpy', 'absl', 'ml_collections', 'rich'}\n"
+        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    assert result.stdout.startswith(f"usage: {' '.join(['spips', *words])}")
+    assert max(map(len, result.stdout.splitlines())) <= 88
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"spips-jax {spips_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["score", "models", "data", "train", "evaluate",
+                                     "convert", "check"])  # fmt: skip
+def test_every_command_ends_alike(monkeypatch, capsys, command):
+    """Interrupted, out of an extra, or with nobody who reads: a line and a code."""
+    import importlib
+
+    module = importlib.import_module(f"spips_jax.commands.{command}")
+    words = {"data": ["data", "list"], "convert": ["convert", "vgg16"]}
+    words = words.get(command, [command])
+    name = {"data": "_list"}.get(command, "run")
+
+    def failing(error: BaseException):
+        def run(*_):
+            raise error
+
+        return run
+
+    for error, code, told in (
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (
+            ModuleNotFoundError("no", name="rich.console"),
+            2,
+            "error: rich is not installed: install spips-jax with the extra [cli]\n",
+        ),
+        (OSError(28, "No space left", "a.csv"), 2, "error: a.csv: No space left\n"),
+    ):
+        monkeypatch.setattr(module, name, failing(error))
+        assert main(words) == code
+        assert capsys.readouterr().err == told
+    monkeypatch.setattr(module, name, failing(ModuleNotFoundError("no", name="rihc")))
+    with pytest.raises(ModuleNotFoundError):
+        main(words)
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "spips-lite"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_error(words):
+    with subprocess.Popen(
+        [sys.executable, "-m", "spips_jax", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert (process.wait(), errors) == (0, b"")

@@ -1,0 +1,122 @@
+"""The `spips` command: one tree, a file for each of its commands.
+
+Nothing but argparse is imported until a command runs, so that help is quick. A command
+returns its exit code. Results go to standard output; progress, warnings and errors go
+to standard error, an error in one line that begins with "error: ".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from spips_jax import __version__
+from spips_jax.commands import check, convert, data, evaluate, models, score, train
+from spips_jax.commands.configs import split_overrides
+from spips_jax.messages import UserError, one_line
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+EXTRAS = {
+    "PIL": "cli", "rich": "cli", "matplotlib": "cli",
+    "absl": "data", "array_record": "data", "grain": "data", "openpyxl": "data",
+    "scipy": "data", "tensorflow_datasets": "data",
+    "ml_collections": "eval",
+    "etils": "train", "optax": "train", "orbax": "train", "tensorboard": "train",
+}  # fmt: skip
+"""The extra that brings each optional package."""
+
+_COMMANDS = (score, models, data, train, evaluate, convert, check)
+
+_EPILOG = """\
+examples:
+  spips score --example --maps maps/
+  spips score photo.png photo.jpg
+  spips models
+  spips data prepare synthetic
+  spips train --config quickstart --workdir runs/quickstart
+
+`spips COMMAND --help` tells more of each.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a call in one line."""
+
+    def __init__(self, **options: object) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_ERROR, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with the words after its name; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    shown = warnings.showwarning
+    try:
+        overrides, words = split_overrides(words)
+        args = _parser().parse_args(words)
+        if overrides and not hasattr(args, "overrides"):
+            return failed(f"{overrides[0]}: this command has no config")
+        args.overrides = overrides
+        warnings.showwarning = _show_warning
+        code = args.run(args)
+        sys.stdout.flush()  # so that a reader that went away is seen here
+        return code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return failed(
+            f"{package} is not installed: install spips-jax with the extra"
+            f" [{EXTRAS[package]}]"
+        )
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; keep Python from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        return failed(
+            f"{error.filename}: {error.strerror}" if named else one_line(error)
+        )
+    except UserError as error:
+        return failed(one_line(error))
+    except KeyboardInterrupt as error:
+        failed(str(error) or "interrupted")
+        return EXIT_INTERRUPTED
+    finally:
+        warnings.showwarning = shown
+
+
+def failed(message: str) -> int:
+    """Prints an error in its one line; returns the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="spips",
+        description="Full-reference image quality as people see it: score images,"
+        " evaluate metrics,\ntrain models.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"spips-jax {__version__}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    print(f"warning: {one_line(Warning(message))}", file=sys.stderr)

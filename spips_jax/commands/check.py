@@ -1,0 +1,138 @@
+"""`spips check`: whether this installation gives scores that were written down."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spips_jax.messages import UserError
+
+if TYPE_CHECKING:
+    from spips_jax.metric import Metric
+
+EXIT_DIFFERENT = 1
+
+_NAMES = ("reference", "distorted", "model")
+
+_EPILOG = """\
+examples:
+  spips check
+      the scores of the package's example, as they were when it was released
+  spips score --pairs pairs.csv --json > scores.jsonl
+  spips check scores.jsonl
+      the same scores, on another machine
+
+exit codes: 0 all scores agree; 1 one differs; 2 an error, in one line
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a tree."""
+    parser = commands.add_parser(
+        "check",
+        help="recompute scores and compare them",
+        description="Recompute the scores that `spips score --json` wrote, on this"
+        " machine, and compare them.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="JSON lines with reference, distorted, model and score (default: those of"
+        " the release, of the package's example)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-5,
+        metavar="T",
+        help="relative difference that is still the same (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        help="the .safetensors file of the model that the scores are of, where it is"
+        " none that `spips models` lists",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import jax
+
+    from spips_jax import __version__, loading
+    from spips_jax.cache import cache_compilations
+    from spips_jax.weights import PACKAGE
+
+    file = Path(args.file) if args.file else PACKAGE / "example" / "scores.jsonl"
+    rows = _read(file)
+    given = loading.load(args.model) if args.model else None
+    metrics: dict[str, Metric] = {}
+    for name in dict.fromkeys(row["model"] for row in rows):
+        if given is not None and name == given.name:
+            metrics[name] = given
+            continue
+        known = name.removesuffix("-untrained")
+        if known not in loading.NAMES:
+            raise UserError(
+                f"{file}: has scores of {name}, which `spips models` does not list:"
+                " give its file with --model"
+            )
+        metrics[name] = loading.load(known, trained=known == name)
+    cache_compilations()
+    device = jax.devices()[0]
+    print(
+        f"spips-jax {__version__}, jax {jax.__version__}, Python"
+        f" {platform.python_version()}, {device.platform} ({device.device_kind})"
+    )
+    agree = 0
+    for row in rows:
+        score = _score(metrics[row["model"]], row, file.parent)
+        if math.isclose(score, row["score"], rel_tol=args.tolerance):
+            agree += 1
+            continue
+        print(
+            f"{row['reference']}, {row['distorted']}: {row['model']} is {score:.8g}"
+            f" here, {row['score']:.8g} in {file}"
+        )
+    print(f"{agree} of {len(rows)} scores agree, to {args.tolerance:g} relative")
+    return 0 if agree == len(rows) else EXIT_DIFFERENT
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The pairs that were scored."""
+    rows = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                score = row["score"]
+                named = all(isinstance(row[name], str) for name in _NAMES)
+            except (ValueError, KeyError, TypeError):
+                named = False
+            if not named or not (score is None or isinstance(score, float)):
+                raise UserError(
+                    f"{file}: line {number} is not what `spips score --json` writes: an"
+                    f" object with {', '.join(_NAMES)} and score"
+                )
+            if score is not None:  # a pair that could not be scored
+                rows.append(row)
+    if not rows:
+        raise UserError(f"{file}: has no score to compare with")
+    return rows
+
+
+def _score(metric: Metric, row: dict[str, Any], folder: Path) -> float:
+    """Scores a pair again; relative paths start here, or at the file's folder."""
+    from spips_jax.images import read_image
+
+    paths = [Path(row[name]) for name in ("reference", "distorted")]
+    paths = [path if path.exists() else folder / path for path in paths]
+    reference, distorted = map(read_image, paths)
+    return float(metric(reference, distorted))

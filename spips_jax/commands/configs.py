@@ -1,0 +1,111 @@
+"""Configs by name or path, with overrides from the command line. Needs ml_collections.
+
+The configs of `configs/` lie beside the package in a clone, and inside it where a wheel
+was installed.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spips_jax.messages import UserError, one_line, one_of
+
+_PACKAGE = Path(__file__).parents[1]
+_OVERRIDE = "--config."
+
+
+def folder(kind: str = "") -> Path:
+    """The folder of the configs of a kind: "" for training, "eval" for evaluation."""
+    inside = _PACKAGE / "configs"
+    return (inside if inside.is_dir() else _PACKAGE.parent / "configs") / kind
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts words into overrides, `--config.FIELD=VALUE`, and all others.
+
+    `--config.FIELD VALUE` is one, too.
+    """
+    overrides, others = [], []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith(_OVERRIDE):
+            others.append(word)
+            continue
+        if "=" not in word:
+            if not left:
+                raise UserError(f"{word} has no value: write {word}=VALUE")
+            word = f"{word}={left.pop(0)}"
+        overrides.append(word)
+    return overrides, others
+
+
+def find(name: str, kind: str = "") -> Path:
+    """The file of a config: a path, or the name of one in `folder`.
+
+    Raises:
+      UserError: there is no such file or name; says which names there are.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"{path}: no such file: name a config, as --config NAME")
+        return path
+    known = {path.stem: path for path in sorted(folder(kind).glob("*.py"))}
+    if name not in known:
+        raise UserError(one_of("config", name, known, more=", nor a .py file"))
+    return known[name]
+
+
+def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) -> Any:
+    """Reads a config and applies overrides, whose types are those of the fields.
+
+    Args:
+      name: a path or a name, as `find` takes it.
+      overrides: `--config.FIELD=VALUE`.
+      kind: as `folder` takes it.
+      fields: the page that lists the fields, for errors.
+
+    Raises:
+      UserError: no such config, an error in its file, an override of no field or of
+        the wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    path = find(name, kind)
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except Exception as error:  # a config is a program and may raise anything
+        raise UserError(_located(path, error)) from error
+    words = ["spips", *overrides]
+    values = flags.FlagValues()
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=words
+        )
+        values(words)
+    except (KeyError, AttributeError) as error:  # no such field
+        field = re.sub(r"\W*did you mean.*", "", str(error), flags=re.I).strip("\"'")
+        given = " ".join(overrides)
+        raise UserError(
+            f"no field {field!r} in {given}; {fields} lists them all"
+        ) from None
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(one_line(error)) from None
+    return holder.value
+
+
+def _located(path: Path, error: BaseException) -> str:
+    """What went wrong in a config's file, with the line."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename) == path.resolve() or frame.filename == str(path):
+            return f"{path}, line {frame.lineno}: {one_line(error)}"
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{path}, line {error.lineno}: {error.msg}"
+    return one_line(error)

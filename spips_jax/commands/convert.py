@@ -1,0 +1,69 @@
+"""`spips convert`: PyTorch weights to the files that `spips_jax.load` reads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_EPILOG = """\
+examples:
+  spips convert vgg16
+      downloads torchvision's VGG16 and converts it to where spips_jax.load looks
+  spips convert alexnet --source alexnet.npz --output alexnet.safetensors
+  spips convert lpips-alexnet --source lpips/weights/v0.1/alex.pth
+  spips convert squeezenet --verify
+      also runs both networks on the same images and prints the differences
+
+Needs no PyTorch, but for --verify, and runs no code from the files.
+
+exit codes: 0 converted; 1 --verify found a difference; 2 an error, in one line
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a tree."""
+    parser = commands.add_parser(
+        "convert",
+        help="convert PyTorch weights",
+        description="Convert the PyTorch weights of a backbone, or of the head of LPIPS"
+        " or DISTS, to\nsafetensors.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "network",
+        metavar="NETWORK",
+        help="alexnet, squeezenet, vgg16, vgg19, lpips-alexnet, lpips-vgg16,"
+        " lpips-squeezenet or dists",
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="FILE",
+        help="a .pth, .pt, .safetensors or .npz file with the names of torchvision,"
+        " LPIPS or DISTS (default: torchvision's, downloaded)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: NETWORK.safetensors in SPIPS_HOME or the"
+        " system's place for caches)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with PyTorch (which must be installed), tap by tap; the exit"
+        " code is 1 if a relative difference is over 1e-5",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from weights_convert.convert import convert
+
+    try:
+        return convert(args.network, args.source, args.output, compare=args.verify)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; run it again to resume") from None

@@ -1,0 +1,190 @@
+"""`spips data`: list the sets, prepare one, show what is in it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from spips_jax.messages import UserError
+
+_EPILOG = """\
+examples:
+  spips data list
+  spips data prepare synthetic
+  spips data prepare tid2013 --manual_dir ~/Downloads
+  spips data prepare pair_list --csv scores.csv --name mine
+  spips data prepare synthetic --photographs photos/ --name photos
+  spips data prepare synthetic --photographs photos/ --name tiles --size 256 --tiles
+  spips data show tid2013 --output tid2013.png
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a tree."""
+    parser = commands.add_parser(
+        "data",
+        help="IQA datasets: list them, prepare one, look at one",
+        description="IQA datasets: list them, prepare one, look at one.",
+        epilog=_EPILOG,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the sets, and which are prepared")
+    _add_data_dir(listing)
+    listing.set_defaults(run=_list)
+
+    building = commands.add_parser(
+        "prepare",
+        help="build a set from its official folder",
+        description="Build a set. `spips data list` says where to get each; unpack it"
+        " and name the\nfolder with --manual_dir.",
+    )
+    building.add_argument(
+        "set", metavar="SET", help="a name that `spips data list` gives"
+    )
+    _add_data_dir(building)
+    building.add_argument(
+        "--manual_dir",
+        metavar="DIR",
+        help="folder of the downloaded set, unpacked (default:"
+        " DATA_DIR/downloads/manual)",
+    )
+    building.add_argument(
+        "--partial",
+        action="store_true",
+        help="build what is there, though it is not the whole set",
+    )
+    building.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="build a set again that is prepared already",
+    )
+    building.add_argument("--name", help="pair_list, synthetic: what to call the set")
+    building.add_argument("--csv", metavar="FILE", help="pair_list: the list")
+    building.add_argument(
+        "--direction",
+        choices=("mos", "dmos"),
+        help="pair_list: whether a higher score is better (mos) or worse (dmos)",
+    )
+    building.add_argument(
+        "--photographs", metavar="DIR", help="synthetic: a folder of images"
+    )
+    building.add_argument(
+        "--size", type=int, help="synthetic: side of the square cut from each"
+    )
+    building.add_argument(
+        "--tiles",
+        action="store_true",
+        help="synthetic: cut each into all the whole squares of --size",
+    )
+    building.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="synthetic: N distortions for each photograph or tile, drawn (default:"
+        " all)",
+    )
+    building.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help="synthetic: only these distortions"
+    )
+    building.set_defaults(run=_prepare)
+
+    show = commands.add_parser("show", help="draw a contact sheet of a prepared set")
+    show.add_argument("set", metavar="SET", help="a name, or pair_list/NAME")
+    _add_data_dir(show)
+    show.add_argument("--split", default="", help="a split (default: all)")
+    show.add_argument(
+        "--count", type=int, default=16, help="examples (default: %(default)s)"
+    )
+    show.add_argument("--output", metavar="PNG", help="default: SET.png, here")
+    show.set_defaults(run=_show)
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="where prepared sets are kept (default: TFDS_DATA_DIR or"
+        " ~/tensorflow_datasets)",
+    )
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from spips_jax.agreement import OPINIONS
+    from spips_jax.commands.tables import console
+    from spips_jax.data.sets import BUILDERS, prepared
+
+    there = prepared(args.data_dir)
+    table = Table("set", "examples", "references", "score", "prepared", "get it from")
+    for name, builder in BUILDERS.items():
+        card = getattr(builder, "CARD", None)
+        mine = [one for one in there if one.partition("/")[0] == name]
+        if card is None:
+            table.add_row(name, "", "", "", ", ".join(mine) or "no", "your own files")
+            continue
+        examples = sum(count for count, _ in card.counts.values())
+        references = sum(count for _, count in card.counts.values())
+        low, high = card.scale
+        table.add_row(
+            name,
+            f"{examples:,}" if examples else "",
+            f"{references:,}" if examples else "",
+            f"{card.opinion} {low:g} to {high:g}",
+            "yes" if mine else "no",
+            card.url,
+        )
+    screen = console(width=160)
+    screen.print(table)
+    for name, opinion in OPINIONS.items():
+        screen.print(f"{name}: {opinion.meaning}")
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from spips_jax.data.sets import prepare
+    from spips_jax.progress import tracked_rows
+
+    options: dict[str, Any] = {}
+    if args.set == "pair_list":
+        if not (args.csv and args.name):
+            raise UserError("a pair list needs --csv FILE and --name NAME")
+        options = {"csv_file": args.csv, "config": args.name}
+        if args.direction:
+            options["direction"] = args.direction
+    elif args.set == "synthetic":
+        if args.photographs and not args.name:
+            raise UserError("a set of your own photographs needs --name NAME")
+        options = {
+            "config": args.name or "scenes",
+            "photographs": args.photographs,
+            "size": args.size,
+            "tiles": args.tiles,
+            "kinds": args.kinds or (),
+            "sample": args.sample,
+        }
+    folder = prepare(
+        args.set,
+        data_dir=args.data_dir,
+        manual_dir=args.manual_dir,
+        partial=args.partial,
+        overwrite=args.overwrite,
+        progress=tracked_rows,
+        **options,
+    )
+    print(folder)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from spips_jax.data.sets import load
+    from spips_jax.data.sheet import choose, write_sheet
+
+    if args.count < 1:
+        raise UserError(f"--count {args.count}: show one example at least")
+    dataset = load(args.set, data_dir=args.data_dir, split=args.split)
+    output = args.output or f"{args.set.replace('/', '-')}.png"
+    write_sheet(output, dataset, choose(dataset, args.count))
+    print(output)
+    return 0

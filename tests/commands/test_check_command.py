@@ -1,0 +1,101 @@
+"""`spips check`: the scores of a file, once more, and what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from spips_jax.commands import main
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIPS_HOME", str(tmp_path / "home"))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def written(capsys) -> list[dict]:
+    """What `spips score --json` says of two pairs."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        pixels = rng.integers(0, 256, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(f"{name}.png")
+    Path("pairs.csv").write_text("reference,distorted\na.png,b.png\na.png,c.png\n")
+    assert main(["score", "--pairs", "pairs.csv", "--json", "--model", "ssim"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def write(rows: list[dict], path: str = "scores.jsonl") -> str:
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_this_installation_gives_the_scores_of_the_release(capsys):
+    assert main(["check"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("spips-jax ")
+    assert jax.__version__ in first
+    assert last == "4 of 4 scores agree, to 1e-05 relative"
+
+
+def test_a_planted_difference_is_found(written, capsys):
+    assert main(["check", write(written)]) == 0
+    capsys.readouterr()
+    written[1]["score"] += 1e-3
+    assert main(["check", write(written)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("a.png, c.png: ssim is 0.")
+    assert lines[2] == "1 of 2 scores agree, to 1e-05 relative"
+    assert main(["check", write(written), "--tolerance", "0.5"]) == 0
+
+
+def test_files_are_looked_for_beside_the_scores_too(written, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file = Path(write(written)).resolve()
+    monkeypatch.chdir(elsewhere)
+    assert main(["check", str(file)]) == 0
+
+
+def test_a_model_of_ones_own_is_given_by_its_file(written, capsys, random_metric):
+    random_metric("squeezenet").replace(name="mine").save("mine.safetensors")
+    command = ["score", "a.png", "b.png", "--json", "--model", "mine.safetensors"]
+    assert main(command) == 0
+    file = write([json.loads(capsys.readouterr().out)])
+    assert main(["check", file]) == 2
+    assert "has scores of mine, which `spips models` does not list: give its fi" in (
+        capsys.readouterr().err
+    )
+    assert main(["check", file, "--model", "mine.safetensors"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no score to compare with"),
+        ("reference,distorted\n", "line 1 is not what `spips score --json` writes"),
+        ('{"reference": "a", "score": 1.0}\n', "line 1 is not what"),
+        (
+            '{"reference": "a", "distorted": "b", "model": "psnr", "score": "x"}\n',
+            "line 1 is not what",
+        ),
+    ],
+)
+def test_other_files_are_refused(capsys, text, message):
+    Path("scores.jsonl").write_text(text)
+    assert main(["check", "scores.jsonl"]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["check", "nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err == (
+        "error: nowhere.jsonl: No such file or directory\n"
+    )

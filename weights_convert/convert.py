@@ -1,0 +1,65 @@
+"""From a PyTorch file to ours: read, convert, write, on request compare."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import sys
+
+from spips_jax.backbones import BACKBONES
+from spips_jax.cache import cache_folder
+from spips_jax.messages import one_of
+from spips_jax.weights import PUBLISHED, WeightsError, weights_path, write_weights
+from weights_convert import download, networks, torch_twin, verify
+
+EXIT_DIFFERENT = 1
+
+
+def convert(
+    network: str,
+    source: pathlib.Path | None,
+    output: pathlib.Path | None,
+    *,
+    compare: bool,
+) -> int:
+    """Converts one file and prints what it wrote.
+
+    Args:
+      network: one of `spips_jax.weights.PUBLISHED`.
+      source: the PyTorch file; by default torchvision's, downloaded.
+      output: the file to write; by default where `spips_jax.load` looks.
+      compare: whether to compare with PyTorch, too.
+
+    Returns:
+      0, or `EXIT_DIFFERENT` where PyTorch gives something else.
+
+    Raises:
+      WeightsError: the file cannot be had, read or converted.
+      OSError: a file cannot be opened or written.
+    """
+    if network not in PUBLISHED:
+        raise WeightsError(one_of("network", network, PUBLISHED))
+    if compare and network in BACKBONES:
+        torch_twin.require_torch()
+    source = source or download.fetch(network, cache_folder())
+    output = output or weights_path(network)
+    if output.resolve() == source.resolve():
+        raise WeightsError(f"{source}: is the source and the output; name another one")
+    tensors = networks.read_source(network, source)
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_weights(
+        output,
+        networks.to_flax(network, tensors),
+        network=network,
+        metadata={"source": source.name, "source_sha256": digest},
+    )
+    print(f"{network}: {len(tensors)} tensors of {source} written to {output}")
+    if not compare:
+        return 0
+    differences = verify.verify(network, tensors, output)
+    print(verify.table(differences))
+    if all(difference.within_tolerance for difference in differences):
+        return 0
+    print(f"error: {output}: differs from PyTorch", file=sys.stderr)
+    return EXIT_DIFFERENT
