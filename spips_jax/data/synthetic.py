@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -44,6 +44,9 @@ class _Rendering:
 
 class Synthetic(IqaBuilder):
     """Pairs of photographs and their distortions, `synthetic/<config>`."""
+
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"2.0.0": "Other painted scenes."}
 
     def __init__(
         self,

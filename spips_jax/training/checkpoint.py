@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -29,37 +28,22 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from spips_jax.images import one_line
-from spips_jax.messages import UserError
+from spips_jax.messages import one_line
+from spips_jax.training.snapshot import (
+    Checkpoint,
+    CheckpointError,
+    check_like,
+    digest,
+    from_first_process,
+    json_digest,
+    leaves_of,
+)
 
 _DELETED = "deleted.orbax-checkpoint-tmp"
 """Old checkpoints are moved here first: a process that is killed while it deletes them
 leaves no half of one. By its name the folder counts as what a killed save left."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be written, or fits another state; one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """What was saved at a step.
-
-    Attributes:
-      step: the number of steps that were done.
-      state: the arrays, as NumPy arrays in the structure that was asked for; None from
-        `describe`.
-      record: the caller's JSON.
-      metric: the validation result, larger is better; None where there was none.
-    """
-
-    step: int
-    state: Any
-    record: dict[str, Any]
-    metric: float | None
 
 
 class Checkpoints:
@@ -156,12 +140,12 @@ class Checkpoints:
             return
         if metric is not None:
             metric = float(metric) if math.isfinite(metric) else None
-        arrays = {path: np.asarray(leaf) for path, leaf in _leaves(state).items()}
+        arrays = {path: np.asarray(leaf) for path, leaf in leaves_of(state).items()}
         content = {
             "record": dict(record),
             "metric": metric,
             "leaves": {
-                path: [str(array.dtype), list(array.shape), _digest(array)]
+                path: [str(array.dtype), list(array.shape), digest(array)]
                 for path, array in arrays.items()
             },
         }
@@ -180,7 +164,7 @@ class Checkpoints:
                         {path: array for path, array in arrays.items() if array.size}
                     ),
                     record=ocp.args.JsonSave(
-                        {"content": content, "sha256": _json_digest(content)}
+                        {"content": content, "sha256": json_digest(content)}
                     ),
                 ),
                 force=True,
@@ -247,7 +231,7 @@ class Checkpoints:
             except CheckpointError as caught:
                 error = str(caught)
         if jax.process_count() > 1:
-            found, damaged, error = _from_first_process(found, damaged, error, like)
+            found, damaged, error = from_first_process(found, damaged, error, like)
         if damaged and self._manager is not None:
             manager, self._manager = self._manager, None
             manager.close()
@@ -366,23 +350,6 @@ class _AllRead(ocp.type_handlers.NumpyHandler):
         return [array for (array,) in results]
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(_bytes(array).data).hexdigest()
-
-
-def _json_digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _steps(folder: epath.Path) -> list[int]:
     """Steps of finished checkpoints, newest first."""
     names = ocp.path.step.standard_name_format()
@@ -434,7 +401,7 @@ def _read_content(path: epath.Path) -> dict[str, Any]:
     try:
         saved = ocp.JsonCheckpointHandler().restore(path / "record")
         content = saved["content"]
-        whole = saved["sha256"] == _json_digest(content)
+        whole = saved["sha256"] == json_digest(content)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _DamagedError("its record is missing") from None
     except OSError as error:
@@ -449,7 +416,7 @@ def _read_content(path: epath.Path) -> dict[str, Any]:
 def _read(path: epath.Path, like: Any) -> Checkpoint:
     content = _read_content(path)
     leaves = content["leaves"]
-    _compare(path, leaves, like)
+    check_like(path, leaves, like)
     try:
         arrays = ocp.PyTreeCheckpointHandler(
             type_handler_registry=ocp.type_handlers.create_type_handler_registry(
@@ -460,74 +427,19 @@ def _read(path: epath.Path, like: Any) -> Checkpoint:
         raise
     except Exception as error:  # whatever Orbax and its libraries stumble over
         raise _DamagedError(f"its arrays cannot be read: {one_line(error)}") from None
-    for name, (dtype, shape, digest) in leaves.items():
+    for name, (dtype, shape, sha256) in leaves.items():
         if not math.prod(shape):
             arrays[name] = np.zeros(shape, dtype)
         array = arrays.get(name)
         if array is None or [str(array.dtype), list(array.shape)] != [dtype, shape]:
             raise _DamagedError(f"{name} is not as it was written")
-        if _digest(array) != digest:
+        if digest(array) != sha256:
             raise _DamagedError(f"{name} has other bits than were written")
     return Checkpoint(
         step=int(path.name),
         state=jax.tree.unflatten(
-            jax.tree.structure(like), [arrays[name] for name in _leaves(like)]
+            jax.tree.structure(like), [arrays[name] for name in leaves_of(like)]
         ),
         record=content["record"],
         metric=content["metric"],
     )
-
-
-def _compare(path: epath.Path, leaves: Mapping[str, Any], like: Any) -> None:
-    def describe_leaf(dtype: Any, shape: Sequence[int]) -> str:
-        return f"{dtype} {tuple(shape)}"
-
-    saved = {name: describe_leaf(*leaf[:2]) for name, leaf in leaves.items()}
-    asked = {
-        name: describe_leaf(leaf.dtype, leaf.shape)
-        for name, leaf in _leaves(like).items()
-    }
-    for name in sorted(saved.keys() | asked.keys()):
-        theirs, ours = saved.get(name, "missing"), asked.get(name, "missing")
-        if theirs != ours:
-            raise CheckpointError(
-                f"{path} is of another model or optimiser: {name} is {theirs} in it and"
-                f" {ours} here; use the config it was saved with, or another folder"
-            )
-
-
-def _from_first_process(
-    found: Checkpoint | None, damaged: dict[int, str], error: str, like: Any
-) -> tuple[Checkpoint | None, dict[int, str], str]:
-    """Returns the first process's arguments in all of them; `like` is everyone's own.
-
-    Bytes are sent, because the sum that sends them turns -0.0 into 0.0.
-    """
-    head = None if found is None else [found.step, found.record, found.metric]
-    text = np.frombuffer(
-        json.dumps([head, list(damaged.items()), error]).encode(), np.uint8
-    )
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    text = multihost_utils.broadcast_one_to_all(np.resize(text, length))
-    head, pairs, error = json.loads(text.tobytes())
-    damaged = dict(pairs)
-    if head is None:
-        return None, damaged, error
-    leaves, structure = jax.tree.flatten(like if found is None else found.state)
-    parts = multihost_utils.broadcast_one_to_all(
-        [
-            np.zeros(math.prod(leaf.shape) * leaf.dtype.itemsize, np.uint8)
-            if found is None
-            else _bytes(leaf)
-            for leaf in leaves
-        ]
-    )
-    state = jax.tree.unflatten(
-        structure,
-        [
-            np.asarray(part).view(leaf.dtype).reshape(leaf.shape)
-            for part, leaf in zip(parts, leaves, strict=True)
-        ],
-    )
-    step, record, metric = head
-    return Checkpoint(step=step, state=state, record=record, metric=metric), damaged, ""

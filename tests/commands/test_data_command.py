@@ -26,7 +26,7 @@ def made(tmp_path: Path) -> Path:
 def test_prepare_prints_the_folder_and_only_that(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "synthetic" / "scenes" / "1.0.0"
+    folder = tmp_path / "synthetic" / "scenes" / "2.0.0"
     arguments = ["--size", "32", "--kinds", "jpeg", "--data_dir", str(tmp_path)]
     for _ in range(2):  # the second finds it there
         assert main(["prepare", "synthetic", *arguments]) == 0
