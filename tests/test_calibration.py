@@ -13,7 +13,8 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spips_jax import agreement, baselines, metric
+import spips_jax
+from spips_jax import agreement, metric
 from spips_jax.calibration import (
     GRADES,
     Calibration,
@@ -350,6 +351,6 @@ class TestOfAMetric:
         assert "\n" not in str(error.value)
 
     def test_a_metric_that_is_no_distance_is_refused(self):
-        psnr = baselines.load("psnr")
+        psnr = spips_jax.load("psnr")
         with pytest.raises(ValueError, match="psnr is higher for better images"):
             psnr.calibrate(FIVE, FIVE, opinion="mos", scale=(0, 9), dataset="set")

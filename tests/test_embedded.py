@@ -144,12 +144,14 @@ sys.exit(main(["score", "--example", "--maps", "maps"]))
         assert image.format == "PNG"
 
 
-def test_a_wheel_has_the_models_and_the_example(tmp_path):
-    for name in ("spips_jax", "weights_convert"):
+def test_a_wheel_has_all_of_it(tmp_path):
+    """Models, example and configs: what is installed can do what the clone can."""
+    source = tmp_path / "source"
+    for name in ("spips_jax", "weights_convert", "configs"):
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(ROOT / name, source)
     subprocess.run(
         [
             *(sys.executable, "-c"),
@@ -157,12 +159,32 @@ def test_a_wheel_has_the_models_and_the_example(tmp_path):
         ],
         capture_output=True,
         check=True,
-        cwd=tmp_path,
+        cwd=source,
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = source.glob("*.whl")
+    site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
+        archive.extractall(site)
     wanted = [path for path in weights.PACKAGE.rglob("*") if path.is_file()]
-    wanted += (ROOT / "spips_jax").rglob("*.py")
+    wanted += [*(ROOT / "spips_jax").rglob("*.py"), *ROOT.glob("weights_convert/*.py")]
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= held
-    assert "spips_jax/models/spips-lite.safetensors" in held
+    configs = (ROOT / "configs").rglob("*.py")
+    assert {f"spips_jax/{path.relative_to(ROOT).as_posix()}" for path in configs} <= held
+
+    program = (
+        "import spips_jax; from spips_jax.commands import configs;"
+        "print(configs.find('quickstart'), configs.find('tid2013', 'eval'))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        text=True,
+    )
+    assert result.stdout.split() == [
+        str(site / "spips_jax" / "configs" / name)
+        for name in ("quickstart.py", "eval/tid2013.py")
+    ]

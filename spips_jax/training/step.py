@@ -85,8 +85,8 @@ class Network:
         """`distill.errors` of a batch of pairs; `beside` has teacher and adapters."""
         images = to_unit_range(jnp.stack([batch["reference"], batch["distorted"]]))
         extract: Any = partial(self.module.apply, {"params": params}, method="extract")
-        teach = partial(self.teacher.apply, {"params": beside[distill.TEACHER]})
-        teacher = jax.tree.map(unit_normalize, extract_taps(teach, images))
+        bound = self.teacher.bind({"params": beside[distill.TEACHER]})
+        teacher = jax.tree.map(unit_normalize, extract_taps(bound, images))
         student = jax.tree.map(unit_normalize, extract(images).taps)
         return distill.errors(student, teacher, beside[distill.ADAPTER])
 
