@@ -44,20 +44,21 @@ class MonotoneHead(nn.Module):
         sign = jnp.where(jnp.arange(self.width) % 2, -1.0, 1.0)
         sign = sign.reshape(*batch, self.width)
         hidden = sign * (nn.softplus(sign * hidden + bias) - nn.softplus(bias))
-        score = jnp.sum(inputs * linear.reshape(*batch, n), axis=-1)
-        score = score + jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
+        score = _weighted(inputs, linear) + _weighted(hidden, output)
         return jnp.maximum(score, 0.0)  # rounding can leave softplus differences below
 
 
 class FreeHead(nn.Module):
-    """An MLP without the promise that a difference never helps, for comparison.
+    """An MLP in which a larger difference may improve the score, for comparison.
 
       |u q + o tanh(W q + b) - o tanh(b)|
 
-    It is 0 at 0 and never negative, as `MonotoneHead`, and as that one before any
-    training.
+    Like `MonotoneHead` it is 0 at 0 and never negative, and untrained it is its linear
+    part.
 
-    Attributes: as of `MonotoneHead`.
+    Attributes:
+      initial: weight of each input before any training.
+      width: hidden units.
     """
 
     initial: Sequence[float]
@@ -79,15 +80,13 @@ class FreeHead(nn.Module):
         bias = bias.reshape(*batch, self.width)
         hidden = jnp.matmul(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
         hidden = jnp.tanh(hidden + bias) - jnp.tanh(bias)
-        score = jnp.sum(inputs * linear.reshape(*batch, n), axis=-1)
-        score = score + jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
-        return jnp.abs(score)
+        return jnp.abs(_weighted(inputs, linear) + _weighted(hidden, output))
 
 
 class Gain(nn.Module):
     """A positive factor of the score, from the facts of a pair.
 
-      exp(tanh(o · tanh(W s + b)) / 2), in (0.60, 1.65)
+      exp(tanh(2 o · tanh(W s + b)) / 2), in (0.60, 1.65)
 
     It lets a raised contrast count for less than a lowered one, and noise for less
     where the scene hides it, and leaves what the head promises: a score of 0 stays 0,
@@ -112,10 +111,14 @@ class Gain(nn.Module):
         output = self.param("output", init.zeros, (self.width,), dtype)
         hidden = jnp.matmul(facts, kernel, precision=jax.lax.Precision.HIGHEST)
         hidden = jnp.tanh(hidden + bias.reshape(*batch, self.width))
-        raised = jnp.sum(hidden * output.reshape(*batch, self.width), axis=-1)
-        return jnp.exp(GAIN * jnp.tanh(raised / GAIN))
+        return jnp.exp(GAIN * jnp.tanh(_weighted(hidden, output) / GAIN))
 
 
 GAIN = 0.5
-"""Logarithm of the largest factor. With 1 held-out scenes are judged no better, and
-whole groups of distortions that were left out mostly worse."""
+"""Logarithm of the largest factor. With 1 agreement is no better on held-out scenes,
+and mostly worse on whole groups of distortions that were left out."""
+
+
+def _weighted(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sum over the last axis of values `(..., n)` times weights `(n,)`."""
+    return jnp.sum(values * weights.reshape((1,) * (values.ndim - 1) + (-1,)), axis=-1)

@@ -169,8 +169,8 @@ def test_a_wheel_has_all_of_it(tmp_path):
     wanted = [path for path in weights.PACKAGE.rglob("*") if path.is_file()]
     wanted += [*(ROOT / "spips_jax").rglob("*.py"), *ROOT.glob("weights_convert/*.py")]
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= held
-    configs = (ROOT / "configs").rglob("*.py")
-    assert {f"spips_jax/{path.relative_to(ROOT).as_posix()}" for path in configs} <= held
+    configs = [path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")]
+    assert {f"spips_jax/{path.as_posix()}" for path in configs} <= held
 
     program = (
         "import spips_jax; from spips_jax.commands import configs;"

@@ -28,9 +28,8 @@ from absl import flags
 
 from spips_jax.data.builder import DataError
 from spips_jax.data.dataset import Dataset
+from spips_jax.data.units import Augment, Batch, Join, Planned, Units
 from spips_jax.images import MIN_SIZE
-
-Batch = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +183,18 @@ def train_batches(
                 f" {unit * count}"
             )
         stream = (
-            grain.MapDataset.source(_Units(source, units))
+            grain.MapDataset.source(Units(source.dataset, units, source.grouped))
             .seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             .shuffle()
             .repeat()
             # Before the stream is shared out: what an example gets is fixed by its
             # place in the whole stream.
-            .random_map(_Augment(source.crop, source.flip))
+            .random_map(Augment(source.crop, source.flip))
         )
         streams.append(
             stream[index::count]
             .batch(local // unit, drop_remainder=True)
-            .map(_Join(source.dataset.name, grouped=source.grouped))
+            .map(Join(source.dataset.name, grouped=source.grouped))
         )
     mixed = (
         streams[0]
@@ -262,7 +261,7 @@ def eval_batches(
     plan = eval_plan(dataset, batch_size=batch_size, by_reference=by_reference)
     plan = plan[:, index * local : (index + 1) * local]
     return Batches(
-        grain.MapDataset.source(_Planned(dataset, plan)),
+        grain.MapDataset.source(Planned(dataset, plan)),
         fingerprint={
             "batch_size": batch_size,
             "by_reference": by_reference,
@@ -372,94 +371,3 @@ def _positions_by(dataset: Dataset, *columns: str) -> dict[tuple, list[int]]:
     for position, key in enumerate(keys):
         positions.setdefault(key, []).append(position)
     return positions
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Random access to units: dicts whose images are `(G, H, W, 3)`."""
-
-    source: Source
-    units: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.units)
-
-    def __getitem__(self, number: int) -> Batch:
-        dataset = self.source.dataset
-        unit = _stack([dataset[int(position)] for position in self.units[number]])
-        if self.source.grouped:
-            unit["group"] = np.full(len(unit["id"]), number, np.int32)
-        return unit
-
-
-_LEFT_OUT = ("split", "height", "width")
-"""Columns that a batch does not need: its images have their size."""
-
-
-def _stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
-    return {
-        name: np.stack([example[name] for example in examples])
-        for name in examples[0]
-        if name not in _LEFT_OUT
-    }
-
-
-@dataclass(frozen=True)
-class _Augment(grain.transforms.RandomMap):
-    """One crop and one flip for all the images of a unit."""
-
-    crop: int | None
-    flip: bool
-
-    def random_map(self, element: Batch, rng: np.random.Generator) -> Batch:
-        images = [name for name, value in element.items() if value.ndim == 4]
-        if not images:
-            return element
-        _, height, width, _ = element[images[0]].shape
-        crop_height, crop_width = self.crop or height, self.crop or width
-        top = rng.integers(height - crop_height + 1)
-        left = rng.integers(width - crop_width + 1)
-        step = -1 if self.flip and rng.integers(2) else 1
-        window = np.s_[:, top : top + crop_height, left : left + crop_width]
-        for name in images:
-            element = {**element, name: element[name][window][:, :, ::step]}
-        return element
-
-
-@dataclass(frozen=True)
-class _Join(grain.transforms.Map):
-    """Makes a batch `(B, ...)` of stacked units `(B / G, G, ...)`; names the set."""
-
-    dataset: str
-    grouped: bool
-
-    def map(self, element: Batch) -> Batch:
-        batch = {
-            name: value.reshape(-1, *value.shape[2:]) for name, value in element.items()
-        }
-        return {**batch, "dataset": self.dataset}
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """Random access to evaluation batches."""
-
-    dataset: Dataset
-    plan: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, number: int) -> Batch:
-        row = self.plan[number]
-        # A copy repeats the example before it or, where a process has only copies, one
-        # of another process.
-        positions = np.where(row >= 0, row, -1 - row)
-        examples = {p: self.dataset[p] for p in dict.fromkeys(positions.tolist())}
-        batch = _stack([examples[position] for position in positions.tolist()])
-        return {
-            **batch,
-            "position": positions.astype(np.int32),
-            "mask": row >= 0,
-            "dataset": self.dataset.name,
-        }

@@ -1,0 +1,58 @@
+"""How well scores agree with people: the statistics that the field reports.
+
+All functions take NumPy arrays `(N,)`, work in float64 on the host, and are defined for
+every finite input: scores that are all equal order nothing, and their correlation is 0.
+NaN, inf, unequal lengths and too few values raise `AgreementError`.
+
+Correlations keep their sign. A distance (larger is worse) falls as a mean opinion score
+rises; `orient` turns opinions so that agreement is positive, by the directions that the
+metric and the dataset declare.
+"""
+
+from spips_jax.agreement.bootstrap import (
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_draws,
+    difference,
+    interval,
+)
+from spips_jax.agreement.fits import Logistic, fit_logistic, fit_preference
+from spips_jax.agreement.statistics import (
+    OPINIONS,
+    AgreementError,
+    Opinion,
+    jnd_map,
+    krcc,
+    orient,
+    outlier_ratio,
+    plcc,
+    rmse,
+    srcc,
+    two_afc,
+    two_afc_human,
+)
+
+__all__ = [
+    "OPINIONS",
+    "AgreementError",
+    "Interval",
+    "Logistic",
+    "Opinion",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_draws",
+    "difference",
+    "fit_logistic",
+    "fit_preference",
+    "interval",
+    "jnd_map",
+    "krcc",
+    "orient",
+    "outlier_ratio",
+    "plcc",
+    "rmse",
+    "srcc",
+    "two_afc",
+    "two_afc_human",
+]
