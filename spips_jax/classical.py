@@ -16,11 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 FILTER_SIZE = 11
 FILTER_SIGMA = 1.5
@@ -44,11 +48,11 @@ slope by 300.
 
 
 def gaussian_filter(
-    images: jax.Array,
+    images: Float[Array, "*batch h w c"],
     *,
     filter_size: int = FILTER_SIZE,
     filter_sigma: float = FILTER_SIGMA,
-) -> jax.Array:
+) -> Float[Array, "*batch h w c"]:
     """Gaussian blur of `(..., H, W, C)` at the images' size, edges mirrored.
 
     The mirror repeats the edge pixel, as SciPy's and scikit-image's "reflect" does. H
@@ -126,7 +130,9 @@ def _pad(
     return jnp.pad(x, pairs, mode=mode)
 
 
-def psnr(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def psnr(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
     """Peak signal-to-noise ratio `10 log10(1 / MSE)` in dB, `(...)`, higher is better.
 
     Capped at `MAX_PSNR`, where the gradient is zero, so that identical images have a
@@ -136,7 +142,9 @@ def psnr(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return -10.0 * jnp.log10(jnp.maximum(mse, 10.0 ** (-MAX_PSNR / 10)))
 
 
-def ssim(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def ssim(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
     """Structural similarity, `(...)` in [-1, 1], higher is better.
 
     Wang et al., "Image quality assessment: from error visibility to structural
@@ -145,7 +153,9 @@ def ssim(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return _mean_inside(_ssim_map(reference, distorted)).mean(-1)
 
 
-def ms_ssim(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def ms_ssim(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
     """Multi-scale structural similarity, `(...)` in [0, 1], higher is better.
 
     Wang, Simoncelli & Bovik, "Multiscale structural similarity for image quality
@@ -181,11 +191,11 @@ class QualityMap:
 
 
 def quality_maps(
-    reference: jax.Array,
-    distorted: jax.Array,
+    reference: Float[Array, "*batch h w 3"],
+    distorted: Float[Array, "*batch h w 3"],
     *,
     names: Sequence[str] = ("psnr", "ssim", "ms_ssim"),
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, "*batch h w"]]:
     """The classical maps of SPIPS (arXiv 2504.17234, `Q = 1 - N(metric map)`).
 
     Args:
@@ -211,12 +221,14 @@ def quality_maps(
     }
 
 
-def squared_error(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def squared_error(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch h w"]:
     """The mean over channels of the squared error, `(..., H, W)`."""
     return jnp.square(reference - distorted).mean(-1)
 
 
-def psnr_quality(error: jax.Array) -> jax.Array:
+def psnr_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
     """`log1p(e / 1e-6) / log1p(1 / 1e-6)` of squared errors `e`, at a pixel or pooled.
 
     That is 1 - PSNR / 60 dB, clamped smoothly at 0: in [0, 1], higher is worse.

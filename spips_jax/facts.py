@@ -9,10 +9,15 @@ scale its score (our choice; arXiv 2504.17234 has only that the scene comes firs
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from spips_jax.classical import gaussian_filter, halve
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 SIGNED = ("luminance", "contrast", "saturation", "sharpness", "fineness")
 SCENE = ("fine_texture", "coarse_texture")
@@ -33,7 +38,9 @@ BAND_MIDDLE = 1e-3
 nor little."""
 
 
-def facts(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def facts(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch 7"]:
     """What scales the score of a pair, `(..., H, W, 3)` to `(..., 7)`, as `FACTS`.
 
     The signed changes from `reference` to `distorted`, each about -1 to 1 for visible

@@ -102,8 +102,8 @@ def check_images(
         return
     if isinstance(images, jax.Array) and not images.is_fully_addressable:
         return
-    lowest, highest = _extremes(images)
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
+    lowest, highest, finite = _extremes(images)
+    if not finite:
         raise ImageError(f"{name} contains NaN or inf: every value must be finite")
     slack = OVERSHOOT * (high - low)
     if lowest < low - slack or highest > high + slack:
@@ -113,19 +113,26 @@ def check_images(
         )
 
 
-def _extremes(images: Images) -> tuple[float, float]:
-    """Least and greatest value; NaN where there is one."""
+def _extremes(images: Images) -> tuple[float, float, bool]:
+    """Least and greatest value, and whether all values are finite."""
     if isinstance(images, jax.Array):
-        # One transfer for both; NaN wins in XLA's reductions as in NumPy's.
-        lowest, highest = jax.device_get(_extremes_on_device(images))
-    else:
-        lowest, highest = np.min(images), np.max(images)
-    return float(lowest), float(highest)
+        lowest, highest, finite = jax.device_get(_extremes_on_device(images))
+        if not isinstance(finite, jax.core.Tracer):
+            return float(lowest), float(highest), bool(finite)
+        # The array is concrete, but closed over by a function that is being traced:
+        # then its reductions are traced, too. Its values can still be read.
+        images = np.asarray(images).astype(np.float32)
+    return (
+        float(np.min(images)),
+        float(np.max(images)),
+        bool(np.isfinite(images).all()),
+    )
 
 
 @jax.jit
-def _extremes_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.min(images), jnp.max(images)
+def _extremes_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # XLA's minimum and maximum may drop a NaN, so finiteness is a reduction of its own.
+    return jnp.min(images), jnp.max(images), jnp.isfinite(images).all()
 
 
 def check_same_size(

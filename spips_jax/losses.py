@@ -13,9 +13,14 @@ depends on the number of devices.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, Real
 
 
 class Ranker(nn.Module):
@@ -30,7 +35,9 @@ class Ranker(nn.Module):
     epsilon: float = 0.1
 
     @nn.compact
-    def __call__(self, d0: jax.Array, d1: jax.Array) -> jax.Array:
+    def __call__(
+        self, d0: Float[Array, " n"], d1: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
         """Returns logits `(N,)`; the sigmoid is the probability of image 1."""
         x = jnp.stack(
             [d0, d1, d0 - d1, d0 / (d1 + self.epsilon), d1 / (d0 + self.epsilon)],
@@ -42,8 +49,11 @@ class Ranker(nn.Module):
 
 
 def choice_cross_entropy(
-    logits: jax.Array, judgement: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+    logits: Float[Array, " n"],
+    judgement: Real[Array, " n"],
+    *,
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
     """Binary cross-entropy of forced choices, in nats.
 
       mean -(h log p + (1 - h) log(1 - p)), p = 1 / (1 + exp(-z))
@@ -58,8 +68,11 @@ def choice_cross_entropy(
 
 
 def plcc_loss(
-    scores: jax.Array, opinions: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+    scores: Real[Array, " n"],
+    opinions: Real[Array, " n"],
+    *,
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
     """1 - Pearson's correlation, in [0, 2].
 
     Where scores or opinions are constant there is no correlation: the loss is 1, and
@@ -82,13 +95,13 @@ def plcc_loss(
 
 
 def rank_loss(
-    scores: jax.Array,
-    opinions: jax.Array,
+    scores: Real[Array, " n"],
+    opinions: Real[Array, " n"],
     *,
-    groups: jax.Array | None = None,
+    groups: Int[Array, " n"] | None = None,
     scale: float = 1.0,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
     """Pairwise logistic rank loss (RankNet: Burges et al., ICML 2005), in nats.
 
       mean over pairs with opinions_i > opinions_j of log(1 + exp(-(s_i - s_j) / scale))
@@ -112,8 +125,11 @@ def rank_loss(
 
 
 def l1_loss(
-    scores: jax.Array, opinions: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+    scores: Real[Array, " n"],
+    opinions: Real[Array, " n"],
+    *,
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
     """Mean absolute difference, in the units of the scores.
 
     Args:

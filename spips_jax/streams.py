@@ -10,10 +10,14 @@ are two statistics of a channel over the whole image: its mean (texture) and its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 NORM_EPSILON = 1e-5
 """Floor of a channel norm: zero features stay zero, gradients stay below 1 / this.
@@ -25,19 +29,25 @@ MOMENT_EPSILON = 1e-6
 """DISTS's c1 and c2: squared means and variances far below this count as 0."""
 
 
-def unit_normalize(activations: jax.Array) -> jax.Array:
+def unit_normalize(
+    activations: Float[Array, "*batch c"],
+) -> Float[Array, "*batch c"]:
     """Divides `(..., C)` by its norm over channels, in float32: `x / |x|`."""
     x = activations.astype(jnp.float32)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(squares + NORM_EPSILON**2)
 
 
-def squared_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def squared_difference(
+    reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
+) -> Float[Array, "*batch h w c"]:
     """`(x_c(p) - y_c(p))^2` of a tap's unit-normalised channels, `(..., h, w, C)`."""
     return jnp.square(unit_normalize(reference) - unit_normalize(distorted))
 
 
-def texture_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def texture_difference(
+    reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
+) -> Float[Array, "*batch c"]:
     """How far the means of a tap's channels are apart, `(..., C)` in [0, 1].
 
       1 - (2 m_x m_y + c) / (m_x^2 + m_y^2 + c) = (m_x - m_y)^2 / (m_x^2 + m_y^2 + c)
@@ -54,7 +64,9 @@ def texture_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
 
 
-def structure_difference(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+def structure_difference(
+    reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
+) -> Float[Array, "*batch h w c"]:
     """How far the patterns of a tap's channels are apart, `(..., h, w, C)`.
 
       1/2 ((x - m_x) - (y - m_y))^2 / (v_x + v_y + c)
@@ -76,7 +88,9 @@ def _means(tap: jax.Array) -> jax.Array:
     return tap.mean((-3, -2), keepdims=True)
 
 
-def resize(maps: jax.Array, height: int, width: int) -> jax.Array:
+def resize(
+    maps: Float[Array, "*batch h w"], height: int, width: int
+) -> Float[Array, "*batch {height} {width}"]:
     """Bilinear interpolation of `(..., h, w)` to `(..., height, width)`, float32."""
     if maps.shape[-2:] == (height, width):
         return maps

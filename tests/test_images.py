@@ -36,6 +36,35 @@ def test_imagenet_normalisation_uses_torchvisions_statistics():
     np.testing.assert_allclose(actual.ravel(), [1, 0, -1], atol=1e-6)  # float32
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_one_value_that_is_not_finite_is_refused(make, value):
+    array = np.full((33, 40, 3), 0.5, np.float32)
+    array[20, 7, 1] = value
+    with pytest.raises(ImageError, match="NaN or inf"):
+        check_images(make(array))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [jax.jit, jax.grad, jax.checkpoint, lambda f: jax.jit(jax.grad(f)), jax.vmap],
+    ids=["jit", "grad", "checkpoint", "jit of grad", "vmap"],
+)
+def test_arrays_that_are_closed_over_are_checked_by_value(transform):
+    def total(reference):
+        def inner(distorted):
+            check_images(reference)
+            check_images(distorted)
+            return distorted.sum()
+
+        return inner
+
+    distorted = jnp.full((2, 32, 32, 3), 0.5)
+    transform(total(jnp.full((32, 32, 3), 0.5)))(distorted)
+    with pytest.raises(ImageError, match="far outside its value_range"):
+        transform(total(jnp.full((32, 32, 3), 255.0)))(distorted)
+
+
 @pytest.mark.parametrize(
     ("array", "value_range", "message"),
     [
