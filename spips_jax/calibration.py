@@ -51,6 +51,10 @@ class Calibration:
 
     Raises:
       ValueError: values that are none of these, or a curve of the wrong direction.
+
+    >>> curve = Calibration("mos", (1.0, 5.0, 0.5, 0.1), (1.0, 5.0), "mine", 100, 0.4)
+    >>> float(curve(0.5))
+    3.0
     """
 
     opinion: str

@@ -137,6 +137,10 @@ def psnr(
 
     Capped at `MAX_PSNR`, where the gradient is zero, so that identical images have a
     finite value.
+
+    >>> black = jnp.zeros((8, 8, 3))
+    >>> round(float(psnr(black, black + 0.1)), 4), float(psnr(black, black))
+    (20.0, 100.0)
     """
     mse = jnp.square(reference - distorted).mean((-3, -2, -1))
     return -10.0 * jnp.log10(jnp.maximum(mse, 10.0 ** (-MAX_PSNR / 10)))

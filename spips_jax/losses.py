@@ -132,6 +132,9 @@ def l1_loss(
 ) -> Float[Array, ""]:
     """Mean absolute difference, in the units of the scores.
 
+    >>> float(l1_loss(jnp.array([0.5, 0.25]), jnp.array([0.25, 0.25])))
+    0.125
+
     Args:
       scores: `(N,)`.
       opinions: `(N,)`, brought to the scores' scale.

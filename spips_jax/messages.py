@@ -18,6 +18,9 @@ def one_line(error: BaseException) -> str:
 def one_of(what: str, name: str, known: Iterable[str], *, more: str = "") -> str:
     """Says that a name is not among those known, and which of them is nearest.
 
+    >>> one_of("loss", "rnak", ["plcc", "rank"])
+    "loss 'rnak' is not one of plcc, rank; did you mean rank?"
+
     Args:
       what: the kind of thing that is named, as "model".
       name: the name that was given.

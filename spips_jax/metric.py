@@ -32,6 +32,12 @@ class Metric:
     in `value_range`, uint8 means (0, 255). Leading dimensions broadcast, so one
     reference can meet a batch. `spips_jax.images` states the contract in full.
 
+    >>> import numpy as np, spips_jax
+    >>> metric = spips_jax.load()
+    >>> image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    >>> float(metric(image, image)), bool(metric(image, 255 - image) > 0)
+    (0.0, True)
+
     Attributes:
       variables: the network's Flax variables.
       module: the network, with the methods `extract` and `compare` of

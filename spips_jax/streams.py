@@ -32,7 +32,10 @@ MOMENT_EPSILON = 1e-6
 def unit_normalize(
     activations: Float[Array, "*batch c"],
 ) -> Float[Array, "*batch c"]:
-    """Divides `(..., C)` by its norm over channels, in float32: `x / |x|`."""
+    """Divides `(..., C)` by its norm over channels, in float32: `x / |x|`, in [-1, 1].
+
+    After Zhang et al., arXiv 1801.03924, section 3.
+    """
     x = activations.astype(jnp.float32)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(squares + NORM_EPSILON**2)
@@ -41,7 +44,11 @@ def unit_normalize(
 def squared_difference(
     reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
 ) -> Float[Array, "*batch h w c"]:
-    """`(x_c(p) - y_c(p))^2` of a tap's unit-normalised channels, `(..., h, w, C)`."""
+    """`(x_c(p) - y_c(p))^2` of a tap's unit-normalised channels, `(..., h, w, C)`.
+
+    Its sum over channels is in [0, 2] for rectified activations (SPIPS's squared error,
+    arXiv 2504.17234; Zhang et al., arXiv 1801.03924, eq. 1).
+    """
     return jnp.square(unit_normalize(reference) - unit_normalize(distorted))
 
 
@@ -91,7 +98,10 @@ def _means(tap: jax.Array) -> jax.Array:
 def resize(
     maps: Float[Array, "*batch h w"], height: int, width: int
 ) -> Float[Array, "*batch {height} {width}"]:
-    """Bilinear interpolation of `(..., h, w)` to `(..., height, width)`, float32."""
+    """Bilinear interpolation of `(..., h, w)` to `(..., height, width)`, float32.
+
+    Values stay in [lowest, highest] of the map.
+    """
     if maps.shape[-2:] == (height, width):
         return maps
     shape = (*maps.shape[:-2], height, width)

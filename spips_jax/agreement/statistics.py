@@ -69,7 +69,11 @@ def orient(opinions: Array, opinion: str, *, higher_is_better: bool) -> np.ndarr
 
 
 def srcc(scores: Array, opinions: Array) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; in [-1, 1]."""
+    """Spearman's rank correlation, ties sharing their mean rank; in [-1, 1].
+
+    >>> srcc([0.1, 0.4, 0.3], [5.0, 1.0, 2.0])  # distances, mean opinion scores
+    -1.0
+    """
     scores, opinions = check_columns(2, scores=scores, opinions=opinions)
     return pearson(scipy.stats.rankdata(scores), scipy.stats.rankdata(opinions))
 
@@ -81,7 +85,11 @@ def plcc(scores: Array, opinions: Array) -> float:
 
 
 def krcc(scores: Array, opinions: Array) -> float:
-    """Kendall's rank correlation tau-b, in [-1, 1]."""
+    """Kendall's rank correlation tau-b, in [-1, 1].
+
+    >>> krcc([1, 2, 3, 4], [1, 3, 2, 4])
+    0.666...
+    """
     scores, opinions = check_columns(2, scores=scores, opinions=opinions)
     if constant(scores) or constant(opinions):
         return 0.0
@@ -163,6 +171,7 @@ def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> floa
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of `(N,)`, in [-1, 1]; 0 where one is constant."""
     if constant(x) or constant(y):
         return 0.0
     # Scaled first, so that neither tiny nor huge units over- or underflow.
@@ -172,6 +181,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def constant(values: np.ndarray) -> bool:
+    """Whether all values `(N,)` are the same."""
     return bool(np.all(values == values[0]))
 
 
@@ -200,6 +210,7 @@ def check_columns(least: int, **columns: Any) -> tuple[np.ndarray, ...]:
 
 
 def check_shares(values: np.ndarray, name: str) -> None:
+    """Raises `AgreementError` for a value outside [0, 1]."""
     if values.min() < 0 or values.max() > 1:
         raise AgreementError(
             f"{name} goes from {values.min():g} to {values.max():g}: it is a share, in"

@@ -1,8 +1,9 @@
 """The `spips` command: one tree, a file for each of its commands.
 
 Nothing but argparse is imported until a command runs, so that help is quick. A command
-returns its exit code. Results go to standard output; progress, warnings and errors go
-to standard error, an error in one line that begins with "error: ".
+returns its exit code, or raises `UserError` for what a user can put right. Results go
+to standard output; progress, warnings and errors go to standard error, an error in one
+line that begins with "error: ".
 """
 
 from __future__ import annotations

@@ -254,7 +254,11 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         return data if as_is else encode_png(pixels), pixels.shape[:2]
 
     def find_root(self, manual_dir: Path | None) -> Path:
-        """Returns the set's official folder: `manual_dir` or one that lies in it."""
+        """Returns the set's official folder: `manual_dir` or one that lies in it.
+
+        Raises:
+          DataError: the set is not there.
+        """
         if manual_dir is None:
             raise DataError(
                 f"the folder to build {self.card.title} from is empty or not there;"

@@ -26,7 +26,10 @@ _TILE = re.compile(r"#\d+-\d+\Z")
 
 
 def parse_fold(text: str) -> tuple[int, int]:
-    """Parses "3/5", the third of five folds, into (3, 5).
+    """Parses "3/5", the third of five folds.
+
+    >>> parse_fold("3/5")
+    (3, 5)
 
     Raises:
       ValueError: not of that form, fewer than two folds, a fold that is not there.

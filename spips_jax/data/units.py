@@ -40,6 +40,7 @@ _LEFT_OUT = ("split", "height", "width")
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
+    """Joins examples to arrays `(B, ...)`, without the columns that no batch needs."""
     return {
         name: np.stack([example[name] for example in examples])
         for name in examples[0]
