@@ -1,4 +1,4 @@
-"""What people would say of a score: a distance on the scale of a set's opinions.
+"""Calibration: from a score to the opinion that people would have of the image.
 
 A calibration is a curve with few parameters, fitted to the scores that one metric gave
 to one set and to what people said of that set. It never turns the order of two scores
@@ -102,8 +102,9 @@ class Calibration:
           1 / (1 + exp(-x / s))
 
         Args:
-          scores: x `(...)`, larger is worse. Of "preference", an image's score less the
-            other's; or its score as it stands, the other being the reference itself.
+          scores: x `(...)`, larger is worse. For "preference", the difference between
+            two images' scores, or one score, which compares an image with its
+            reference.
 
         Returns:
           float64 `(...)`, in `scale`: falling in x ("mos") or rising (the others).
@@ -118,9 +119,9 @@ class Calibration:
         """Returns what scores mean: rows of words, lowest score and highest score.
 
         The rows go from 0 to inf without a gap, the best first. "mos" and "dmos" are
-        told by `GRADES`, a fifth of the scale each; on a scale from 1 to 5 a grade is
-        the nearest whole number, as in BT.500. Preferences are told by `SHARES`. What
-        the curve never reaches is left out.
+        described by `GRADES`, a fifth of the scale each; on a scale from 1 to 5 a grade
+        is the nearest whole number, as in BT.500. Preferences are described by
+        `SHARES`. Rows that the curve never reaches are missing.
         """
         if self.opinion == "preference":
             borders = list(SHARES)

@@ -1,10 +1,11 @@
-"""Facts of a pair of images that scale its score: what was raised, and what hides it.
+"""Facts of a pair of images that scale its score: signed changes, and texture.
 
-A map of differences cannot tell more contrast from less, though people like the one and
-not the other; nor that noise shows on a wall and hides in grass (visual masking). These
-are a few numbers a pair: signed changes, each 0 for identical images and of the other
-sign if the two are swapped, and how much texture the reference has. SPIPS lets them
-scale its score (our choice; arXiv 2504.17234 has only that the scene comes first).
+A map of differences has no sign: it cannot tell more contrast, which people like, from
+less. Nor does it show whether the scene hides a difference, as grass hides noise
+(visual masking). Facts are seven numbers for a pair: signed changes, each 0 for
+identical images and of opposite sign if the two are swapped, and how much texture the
+reference has. That they scale the score is our choice; arXiv 2504.17234 says only that
+the scene comes first.
 """
 
 from __future__ import annotations
@@ -31,17 +32,16 @@ FLOOR = 0.02
 of an 8-bit image. It keeps ratios of flat images finite."""
 
 BAND_FLOOR = 1e-5
-"""Least mean square of a band, which is narrower: about one level of an 8-bit image."""
+"""Least mean square of a band: about one level of an 8-bit image."""
 
 BAND_MIDDLE = 1e-3
-"""About the mean square of a band of a photograph, which counts as neither much texture
-nor little."""
+"""A typical mean square of a band of a photograph, where its texture is 0."""
 
 
 def facts(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch 7"]:
-    """What scales the score of a pair, `(..., H, W, 3)` to `(..., 7)`, as `FACTS`.
+    """The facts of a pair, `(..., H, W, 3)` to `(..., 7)`, in the order of `FACTS`.
 
     The signed changes from `reference` to `distorted`, each about -1 to 1 for visible
     ones:
@@ -53,17 +53,17 @@ def facts(
     - fineness: log ratio of the roots of the mean squares of Y's finest band, less that
       of the band two octaves below: noise raises it, blur lowers it.
 
-    And the reference's own, each about -1 to 1 for photographs:
+    The texture of the reference, each about -1 to 1 for photographs:
 
     - fine_texture, coarse_texture: decadic logarithms of the mean squares of these two
       bands, 0 at 1e-3.
 
-    A band is what a Gaussian of 5 pixels, sigma 1, takes away; then Y is halved, as in
-    the Laplacian pyramid (Burt & Adelson, 1983).
+    A band is the difference between Y and Y blurred by a Gaussian of 5 pixels, sigma 1;
+    the blurred Y is then halved, as in the Laplacian pyramid (Burt & Adelson, 1983).
 
     Args:
       reference: images in [0, 1].
-      distorted: of the same shape.
+      distorted: images of the same shape.
     """
     mean_x, *energies_x = _moments(reference)
     mean_y, *energies_y = _moments(distorted)
@@ -82,7 +82,7 @@ def facts(
 
 
 def _log_ratio(x: jax.Array, y: jax.Array, floor: float) -> jax.Array:
-    """Of the roots of two mean squares, as the second was raised."""
+    """log(rms_y / rms_x) of two mean squares x and y, with a floor under both."""
     return 0.5 * (jnp.log(y + floor) - jnp.log(x + floor))
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """What a user can put right: one line that says what was wrong and what to do."""
+    """An error that a user can put right; one line: what was wrong, and what to do."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type's name where it says nothing."""
+    """An exception's message in one line; the name of its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -43,7 +43,7 @@ class Metric:
       module: the network, with the methods `extract` and `compare` of
         `spips_jax.spips.Spips`.
       name: the model's name.
-      calibration: a map from scores to what people would say; None where there is none.
+      calibration: a map from scores to opinions; None where there is none.
       card_json: the model's card as JSON; "" where there is none. `card` reads it.
     """
 
@@ -181,10 +181,17 @@ class Metric:
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> Features:
-        """Returns what stands in for `reference` in later calls, to the same score.
+        """Returns the features of `reference`, which later calls take in its place.
 
-        Comparing one reference with many images this way runs the network once an
-        image instead of twice.
+        The score is the same. Comparing one reference with many images this way runs
+        the network once for each image instead of twice.
+
+        Args:
+          reference: images `(..., H, W, 3)`.
+          value_range: their lowest and highest value, where they are floats.
+
+        Raises:
+          ImageError: images that break the contract; see `images.check_images`.
         """
         self._check(reference, value_range, name="reference")
         image = images.to_unit_range(reference, value_range=value_range)
@@ -199,7 +206,7 @@ class Metric:
         dataset: str,
         scale: tuple[float, float] | None = None,
     ) -> Metric:
-        """Returns this metric with a calibration: its scores in people's terms.
+        """Returns this metric with a calibration, which maps its scores to opinions.
 
             calibrated = metric.calibrate(
                 scores, mos, opinion="mos", scale=(0, 9), dataset="tid2013"
@@ -245,7 +252,7 @@ class Metric:
         return dataclasses.replace(self, calibration=fitted)
 
     def _plain(self) -> Metric:
-        """Without what no compiled program depends on."""
+        """Without calibration and card, on which no compiled program depends."""
         return dataclasses.replace(self, calibration=None, card_json="")
 
     def _checked(
@@ -299,8 +306,8 @@ def _compare(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> Comparison:
     extract = partial(metric.module.apply, metric.variables, method="extract")
-    # Apart, not as one batch: scoring takes as long, and the gradient in one image
-    # alone, a loss's, does not run back through the other. That saves a third.
+    # Separately, not as one batch: scoring takes the same time, and the gradient with
+    # respect to one image, as a loss needs it, skips the other. That saves a third.
     first = reference if isinstance(reference, Features) else extract(reference)
     second = extract(distorted)
     theirs, ours = (
@@ -320,8 +327,8 @@ def _compare(
     comparison = metric.module.apply(metric.variables, first, second, method="compare")
     if metric.higher_is_better:
         return comparison
-    # Distances of identical images are 0 by the formula. Compilers may round the same
-    # features of two images differently, by their place in a batch: make it exact.
+    # Distances of identical images are 0 by the formula. A compiler may round the
+    # features of two identical images differently, by their place in a batch.
     differ = jnp.any(first.image != second.image, axis=(-3, -2, -1))
 
     def exact(x: jax.Array) -> jax.Array:

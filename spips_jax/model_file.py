@@ -1,10 +1,10 @@
 """Trained SPIPS models as files: what was learned, and a card that says how.
 
 A file is safetensors, as the weight files are, with the parameters of the streams, the
-head and the gain. The backbone's are in it only where nobody else has them; otherwise
-the header has their digest, and reading the model checks that the backbone at hand is
-the one it was trained on. A calibration, which is fitted after training, is in the
-header, too. `Metric.load` and `Metric.save` are the way to use these files.
+head and the gain. The backbone's are in it only where they are not published; otherwise
+the header has their digest, and reading the model checks that the backbone is the one
+it was trained on. A calibration, which is fitted after training, is in the header, too.
+`Metric.load` and `Metric.save` are the way to use these files.
 
 Version 2 of the format names the classical maps of the model. Version 1 did not, all
 its models having the paper's three, and had the parameter of an attention, which was 0:
@@ -36,7 +36,7 @@ OPTIONS = ("width", "streams", "statistics", "classical", "monotone")
 """The attributes of `Spips` that a file keeps, beside the backbone's name."""
 
 _KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256")
-"""What a card that is read has from the rest of the file."""
+"""Entries of a card that come from the rest of the file."""
 
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
 _VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
@@ -71,7 +71,7 @@ def write_model(
       path: the file, .safetensors.
       model: the model.
       with_backbone: whether the backbone's parameters go into the file. Without them
-        whoever reads it needs the same backbone.
+        reading the file needs the backbone's own.
 
     Raises:
       WeightsError: a parameter is missing, extra or misshapen.

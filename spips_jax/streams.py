@@ -111,7 +111,7 @@ def resize(
 class FeatureStream(nn.Module):
     """Weighs differences of a group of taps, one weight per channel, `w >= 0`.
 
-      D = sum_c w_c d_c,  as  d_c = (x_c - y_c)^2
+      D = sum_c w_c d_c,  for example  d_c = (x_c - y_c)^2
 
     The weights start at 1/C, which makes it the paper's mean squared error; with
     LPIPS's published ones (Zhang et al., arXiv 1801.03924, eq. 1) it is LPIPS. Negative
@@ -125,9 +125,10 @@ class FeatureStream(nn.Module):
 
     @nn.compact
     def __call__(self, differences: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `{tap: (...)}` for `differences` `(..., C)`: at each position, as a
-        map, or of their mean over positions, which is the map's mean. A tap that
-        `differences` leaves out is left out.
+        """Returns `{tap: (...)}` for `{tap: (..., C)}`, for those taps that are given.
+
+        Differences may be those at each position, which gives a map, or their means
+        over positions, which give the mean of that map.
         """
         weighed = {}
         for tap in self.taps:

@@ -195,8 +195,8 @@ def read_tensors(
 
     Args:
       path: the file.
-      remedy: what an error says of a file that is not there.
-      again: of one that is damaged.
+      remedy: the end of the error line for a missing file.
+      again: the end of the error line for a damaged file.
 
     Raises:
       WeightsError: no such file, not a whole safetensors file, NaN or inf in it, a
@@ -293,5 +293,5 @@ def command_for(network: str, *, given: bool = False) -> str:
 
 
 def how_to_get(network: str) -> str:
-    """Returns the half sentence that tells how to get the weights of `network`."""
+    """Returns the end of an error line: how to get the weights of `network`."""
     return f"get it with `{command_for(network)}`"

@@ -67,10 +67,21 @@ def bootstrap_draws(
     samples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """The statistic of each resampling, `(samples,)`; arguments as of `bootstrap`.
+    """The statistic of each resampling, `(samples,)`.
 
-    Draws of two metrics with one seed and the same references are of the same rows:
-    `interval` of each, `difference` of both.
+    With the same seed and references, the draws of two metrics use the same rows:
+    `interval` needs the draws of one, `difference` those of both.
+
+    Args:
+      statistic: a function of columns, such as `srcc`.
+      *columns: `(N,)`, its arguments.
+      references: the reference of each row, `(N,)`; whole references are drawn.
+      samples: how many resamplings.
+      seed: of the resamplings.
+
+    Raises:
+      AgreementError: fewer than two references, or a resampling for which the
+        statistic is not defined.
     """
     rows = _rows_of_references(columns, references)
     values = [np.asarray(column) for column in columns]
@@ -99,11 +110,11 @@ def difference(
     Args:
       first: a statistic of metric A, and its `bootstrap_draws`.
       second: of metric B, of the same resamplings.
-      confidence: as in `bootstrap`.
+      confidence: of the interval, in (0, 1).
 
     Returns:
-      A minus B, its interval, and a p-value. Where no draw gives the other sign the
-      p-value is 1 / samples, the least that can be told.
+      A minus B, its interval, and a two-sided p-value, at least 1 / samples: that is
+      the least that so many draws can show.
     """
     drawn = np.subtract(first[1], second[1])
     low, high = _percentiles(drawn, confidence)
@@ -127,12 +138,12 @@ def bootstrap_difference(
     Args:
       statistic: as `srcc`, of a metric's columns and the shared ones.
       first: scores of metric A `(N,)`, or a sequence of columns, as (d0, d1).
-      second: of metric B, likewise.
+      second: scores of metric B, in the same form.
       *shared: opinions `(N,)`, or judgements.
       references: the reference of each row, `(N,)`; both metrics see the same draws.
-      confidence: as in `bootstrap`.
-      samples: likewise.
-      seed: likewise.
+      confidence: of the interval, in (0, 1).
+      samples: how many resamplings.
+      seed: of the resamplings.
 
     Returns:
       As `difference`.

@@ -118,7 +118,8 @@ def fit_preference(d0: Array, d1: Array, judgement: Array) -> float:
       s > 0, in the unit of the distances.
 
     Raises:
-      AgreementError: as in the module; or no finite s > 0 is the most likely.
+      AgreementError: bad columns (see the package), or no finite s > 0 is the most
+        likely.
     """
     d0, d1, judgement = check_columns(1, d0=d0, d1=d1, judgement=judgement)
     check_shares(judgement, "judgement")

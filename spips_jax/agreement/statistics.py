@@ -19,7 +19,7 @@ Array = np.ndarray | Sequence[float]
 
 @dataclass(frozen=True)
 class Opinion:
-    """What people (or a synthetic grade) said of an example.
+    """The opinion of people, or a synthetic grade, that an example has.
 
     Attributes:
       meaning: what its number says, with its direction.
@@ -131,7 +131,7 @@ def two_afc(d0: Array, d1: Array, judgement: Array) -> float:
 
 
 def two_afc_human(judgement: Array) -> float:
-    """What a person earns against the others, the ceiling of `two_afc`, in [0, 1].
+    """The score of one person against the others: the ceiling of `two_afc`, in [0, 1].
 
     The mean of h² + (1 - h)²: someone who votes as people do, with probability h for
     image 1, earns h with probability h and 1 - h otherwise (Zhang et al., 2018).
@@ -142,7 +142,7 @@ def two_afc_human(judgement: Array) -> float:
 
 
 def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> float:
-    """Average precision in telling the pairs that people took for the same, in [0, 1].
+    """Average precision of finding the pairs that people called the same, in [0, 1].
 
     Zhang et al., CVPR 2018, section 4.2: pairs ordered by distance, nearest first, each
     a positive to the share `same` and a negative to the rest.
@@ -154,7 +154,7 @@ def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> floa
         and in the paper's numbers; if not, the sum of steps that scikit-learn reports.
 
     Raises:
-      AgreementError: as in the module, and if nobody took any pair for the same.
+      AgreementError: bad columns (see the package), or no vote called a pair the same.
     """
     distances, same = check_columns(1, distances=distances, same=same)
     check_shares(same, "same")

@@ -102,7 +102,7 @@ def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) ->
 
 
 def _located(path: Path, error: BaseException) -> str:
-    """What went wrong in a config's file, with the line."""
+    """The error of a config's file, with the line."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename) == path.resolve() or frame.filename == str(path):
             return f"{path}, line {frame.lineno}: {one_line(error)}"

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from spips_jax import evaluation
     from spips_jax.commands import configs, failed
 
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of every set it opens
+    logging.set_verbosity(logging.WARNING)  # TFDS logs every set it opens
     config = configs.read(
         args.config, args.overrides, kind="eval", fields="docs/evaluation.md"
     )

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from spips_jax import training
     from spips_jax.commands import configs
 
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of every set it opens
+    logging.set_verbosity(logging.WARNING)  # TFDS logs every set it opens
     if args.action:
         card = training.export(args.workdir, args.output)
         print(f"{args.output}\n{card}")
