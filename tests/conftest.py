@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,38 @@ def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
             text=True,
             **options,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., list[str]]:
+    """Runs a program as two JAX processes over loopback; returns what each printed.
+
+    Its words are a folder, the coordinator's port and the number of the process.
+    """
+
+    def run(program: str, folder: Path) -> list[str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-W", "error", "-c", program),
+                    *(str(folder), str(port), str(index)),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+            for index in range(2)
+        ]
+        outputs = [process.communicate(timeout=120) for process in processes]
+        for process, (_, errors) in zip(processes, outputs, strict=True):
+            assert process.returncode == 0, errors
+        return [output for output, _ in outputs]
 
     return run
 

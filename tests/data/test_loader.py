@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +307,9 @@ def test_impossible_data_is_refused(ranks: data.Dataset, pairs: data.Dataset) ->
         train_batches([uneven], batch_size=10, seed=0)
 
 
-def test_two_jax_processes_read_disjoint_halves(folder: Path) -> None:
+def test_two_jax_processes_read_disjoint_halves(
+    two_processes: Callable[..., list[str]], folder: Path
+) -> None:
     """Real JAX processes over loopback, by JAX's own process numbers."""
     program = """
 import sys
@@ -326,22 +325,7 @@ training = data.train_batches([data.Source(dataset=dataset)], batch_size=8, seed
 for _ in range(5):
     print("train", *next(training)["id"])
 """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, folder, str(port), str(index)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
+    outputs = two_processes(program, folder)
     dataset = data.load("synthetic/scenes", data_dir=folder)
     for what in ("eval", "train"):
         halves = [
@@ -351,7 +335,7 @@ for _ in range(5):
                 if line.startswith(what)
                 for name in line.split()[1:]
             ]
-            for output, _ in outputs
+            for output in outputs
         ]
         assert set(halves[0]).isdisjoint(halves[1])
         assert sorted(halves[0] + halves[1]) == sorted(dataset.index["id"].tolist())
