@@ -18,6 +18,11 @@ import pytest
 import spips_jax
 from spips_jax import backbones, model_file, weights
 
+# These emitters take half of the time of compilation. `as_users_do` brings them back.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
@@ -42,10 +47,8 @@ if jax.config.values["jax_compilation_cache_dir"] is None:
 
 SHARED = ROOT.parent / "shared"
 
-QUICK_COMPILATION = (
-    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-)
-"""XLA_FLAGS for processes that do little work: compilation takes an eighth of the time.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+"""XLA_FLAGS for processes that do little work, where compilation is most of it.
 
 The operations are the same; the code for them is less optimised.
 """
@@ -146,6 +149,21 @@ def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """Programs compile fast and run slowly: for tests of small or few programs."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def as_users_do() -> dict[str, bool]:
+    """`compiler_options` of `jax.jit` for the compiler's own defaults."""
+    return {"xla_cpu_use_fusion_emitters": True}
 
 
 def he_params(network: str, *, seed: int = 0) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,6 @@ def narrow_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
     table = dict(backbones.BACKBONES)
     narrow.replace_alexnet(table)
     monkeypatch.setitem(backbones.BACKBONES, "alexnet", table["alexnet"])
-
-
-@pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """Compiles this process's programs fast; they run slower."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,12 @@ def trained(
         )
         (folder / layout).mkdir()
         (folder / layout / "configs.json").write_text(text)
-        words = [narrow.__file__, program, folder / layout / "configs.json", folder / layout]
+        words = [
+            narrow.__file__,
+            program,
+            folder / layout / "configs.json",
+            folder / layout,
+        ]
         address = coordinator() if layout == TWO_PROCESSES else ""
         processes = [
             start(words, devices=devices, coordinator=address, process=process)
