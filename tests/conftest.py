@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -17,12 +19,40 @@ import pytest
 import spips_jax
 from spips_jax import backbones, weights
 
+# These emitters take half of the time of compilation. `as_users_do` brings them back.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
+def compiled_programs() -> Path:
+    """Where compiled programs are kept for the other worker and for the next run.
+
+    JAX's keys tell programs, options and versions apart, but not CPUs.
+    """
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else [platform.platform()]
+    flags = [line for line in lines if line.startswith(("flags", "Features"))] or lines
+    digest = hashlib.sha256(flags[0].encode()).hexdigest()[:16]
+    return Path.home() / ".cache" / "spips_jax" / "tests" / digest
+
+
+if jax.config.values["jax_compilation_cache_dir"] is None:
+    jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
 SHARED = ROOT.parent / "shared"
+
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+"""XLA_FLAGS for processes that do little work, where compilation is most of it.
+
+The operations are the same; the code for them is less optimised.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +133,7 @@ def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "SPIPS_HOME": str(home),
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION}",
         }
         if coordinator:
             environment |= {
@@ -153,6 +184,21 @@ def two_processes() -> Callable[..., list[str]]:
         return [output for output, _ in outputs]
 
     return run
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """Programs compile fast and run slowly: for tests of small or few programs."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def as_users_do() -> dict[str, bool]:
+    """`compiler_options` of `jax.jit` for the compiler's own defaults."""
+    return {"xla_cpu_use_fusion_emitters": True}
 
 
 def he_params(network: str, *, seed: int = 0) -> dict:

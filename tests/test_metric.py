@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import equinox
 import flax.linen as nn
 import flax.nnx as nnx
@@ -31,7 +33,9 @@ CONTRACT_IMAGES = {
 }
 
 # VGG19 is VGG16 with other depths: what depends on sizes alone is tried on one of them.
-networks = pytest.mark.parametrize("network", ["alexnet", "squeezenet", "vgg16"])
+NETWORKS = ("alexnet", "squeezenet", "vgg16")
+
+networks = pytest.mark.parametrize("network", NETWORKS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -70,10 +74,17 @@ def test_scores_are_never_negative(random_metric, network, seed, strength, flat)
     assert scores.dtype == jnp.float32
 
 
-@networks
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradients_are_finite_for_every_valid_input(random_metric, network, dtype):
-    metric = random_metric(network, dtype)
+@pytest.mark.parametrize(
+    ("network", "dtype"),
+    [
+        *itertools.product(NETWORKS, ("float32", "bfloat16")),
+        ("lite", "float32"),  # the trained one: test_embedded.py
+    ],
+)
+def test_the_contract_holds_for_every_valid_input(
+    random_metric, network, dtype, as_users_do
+):
+    """One program of all pairs, for scores and gradients, compiled as for users."""
     names = list(CONTRACT_IMAGES)
     pairs = [(a, b) for a in names for b in names]
     references, distorted = (
@@ -81,16 +92,21 @@ def test_gradients_are_finite_for_every_valid_input(random_metric, network, dtyp
         for k in (0, 1)
     )
 
-    @jax.jit
-    def gradients(metric, references, distorted):
-        return jax.grad(
-            lambda m, x, y: m(x, y).sum(), argnums=(0, 1, 2), allow_int=True
-        )(metric, references, distorted)
+    def total(metric, references, distorted):
+        scores = metric(references, distorted)
+        return scores.sum(), scores
 
-    for leaf in jax.tree.leaves(gradients(metric, references, distorted)):
+    gradients, scores = jax.jit(
+        jax.grad(total, argnums=(0, 1, 2), has_aux=True), compiler_options=as_users_do
+    )(random_metric(network, dtype), references, distorted)
+    assert scores.dtype == jnp.float32
+    for (a, b), score in zip(pairs, scores, strict=True):
+        assert score == 0 if a == b else 0 <= score < np.inf, (a, b)
+    for leaf in jax.tree.leaves(gradients):
         assert np.isfinite(np.asarray(leaf, np.float32)).all()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_are_finite_where_features_are_zero(random_metric, dtype):
     metric = random_metric("alexnet", dtype)
@@ -102,19 +118,25 @@ def test_gradients_are_finite_where_features_are_zero(random_metric, dtype):
     metric = metric.replace(variables={"params": params})
     x, y = (jnp.asarray(CONTRACT_IMAGES[name], dtype) for name in ("noise", "flat"))
     assert all((tap == 0).all() for tap in metric.features(x).taps.values())
-    score, gradient = jax.value_and_grad(metric, argnums=(0, 1))(x, y)
+    slopes = jax.jit(lambda m, x, y: jax.value_and_grad(m, argnums=(0, 1))(x, y))
+    score, gradient = slopes(metric, x, y)
     assert score > 0, "the classical maps still see the difference"
     assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradient)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_gradient_is_the_slope(random_metric, pair):
     # Of smaller images the deepest taps have one position, and their texture bends.
     reference, distorted = (jnp.asarray(x) for x in pair(120, 128))
     metric = random_metric("alexnet")
-    gradient = jax.grad(metric, argnums=1)(reference, distorted)
+    scored = jax.jit(lambda m, x, y: jax.value_and_grad(m, argnums=1)(x, y))
+    _, gradient = scored(metric, reference, distorted)
     slope = jnp.linalg.norm(gradient.ravel())
     step = 0.001 * gradient / slope
-    rise = metric(reference, distorted + step) - metric(reference, distorted - step)
+    higher, lower = (
+        scored(metric, reference, distorted + sign * step)[0] for sign in (1, -1)
+    )
+    rise = higher - lower
     # A central difference, over ReLUs, bends and float32: right to some per cent.
     np.testing.assert_allclose(rise / 0.002, slope, rtol=0.1)
 
@@ -149,7 +171,8 @@ def test_a_batch_equals_its_images_one_by_one(random_metric, network, pair):
     )
 
 
-@pytest.mark.parametrize("network", ["alexnet", "vgg16"])  # each operation compiles
+@pytest.mark.usefixtures("quick_compilation")  # of each operation
+@pytest.mark.parametrize("network", ["alexnet", "vgg16"])
 def test_jit_equals_no_jit(random_metric, network, pair):
     metric = random_metric(network)
     reference, distorted = pair(*SIZE)
@@ -191,6 +214,7 @@ def test_bfloat16_is_close(random_metric, network, pair):
     np.testing.assert_allclose(coarse, exact, rtol=0.35)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @networks
 def test_explain_adds_up(random_metric, network, pair):
     metric = random_metric(network)
@@ -243,6 +267,7 @@ def differences_of_a_tap(x: np.ndarray, y: np.ndarray) -> list[float]:
     return [1 - cosine.mean(), texture.mean(), structure.mean() / 2]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 class TestComposes:
     """`Metric` is a value like any other."""
 
@@ -266,7 +291,7 @@ class TestComposes:
 
     def test_grad_of_weights(self, metric, pair):
         # Large enough for the deepest taps to have a structure.
-        gradient = jax.grad(lambda m: m(*pair(96, 100)))(metric)
+        gradient = jax.jit(jax.grad(lambda m: m(*pair(96, 100))))(metric)
         assert isinstance(gradient, spips_jax.Metric)
         head = gradient.variables["params"]["head"]
         assert (head["linear"] > 0).all()
@@ -308,13 +333,6 @@ class TestComposes:
         actual = jax.value_and_grad(scanned)(distorted)
         for a, b in zip(actual, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-    def test_orbax_checkpoint(self, metric, pair, tmp_path):
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / "metric", metric)
-            checkpointer.wait_until_finished()
-            restored = checkpointer.restore(tmp_path / "metric", metric)
-        np.testing.assert_array_equal(restored(*pair(*SIZE)), metric(*pair(*SIZE)))
 
     def test_flax_linen_loop(self, metric, pair):
         class Denoiser(nn.Module):
@@ -359,6 +377,15 @@ class TestComposes:
 
         gradients = jax.tree.leaves(gradient(model, metric))
         assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_an_orbax_checkpoint_restores_it_to_the_bit(random_metric, pair, tmp_path):
+    metric = random_metric("alexnet")
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "metric", metric)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "metric", metric)
+    np.testing.assert_array_equal(restored(*pair(*SIZE)), metric(*pair(*SIZE)))
 
 
 def test_bad_arrays_are_refused_before_any_work(random_metric, pair):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import narrow
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from spips_jax import data, training
+from spips_jax import backbones, data, training, weights
 from spips_jax.training import setup
 from spips_jax.training.checkpoint import Checkpoints
 from spips_jax.training.loop import CHECKPOINTS
@@ -26,6 +27,17 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _spips_home(spips_home: None) -> None:
     """Every test here keeps what it caches in `home`."""
+
+
+@pytest.fixture
+def narrow_alexnet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AlexNet with few channels in AlexNet's place: see `narrow.py`."""
+    table = dict(backbones.BACKBONES)
+    narrow.replace_alexnet(table)
+    monkeypatch.setitem(backbones.BACKBONES, "alexnet", table["alexnet"])
+    weights.expected_shapes.cache_clear()
+    yield
+    weights.expected_shapes.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -143,10 +155,15 @@ def write_config() -> Callable[[ConfigDict, Path], Path]:
 @pytest.fixture(scope="session")
 def final() -> Callable[[ConfigDict, Path], dict[str, np.ndarray]]:
     """Reads the arrays of a run's last checkpoint, by their paths."""
+    states: dict[str, Any] = {}
 
     def read(config: ConfigDict, workdir: Path) -> dict[str, np.ndarray]:
-        model = setup.build_model(config)
-        like = setup.build_state(config, model, setup.build_optimizer(config))
+        text = config.to_json()
+        if text not in states:
+            model = setup.build_model(config)
+            tx = setup.build_optimizer(config)
+            states[text] = setup.build_state(config, model, tx)
+        like = states[text]
         with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
             found = checkpoints.latest(like)
         assert found is not None

@@ -22,6 +22,8 @@ from spips_jax.training import config as config_lib
 from spips_jax.training import setup, state
 from spips_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("narrow_alexnet", "quick_compilation")
+
 Make = Callable[..., ConfigDict]
 
 
