@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 from jax.test_util import check_grads
 
 from spips_jax import losses
@@ -32,6 +31,7 @@ def rank_reference(scores, opinions, groups, scale: float) -> float:
 
 
 def test_cross_entropy_is_its_definition_and_pytorchs() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is the peer here")
     logits, _, judgement = batch()
     probability = 1 / (1 + np.exp(-logits))
     expected = -np.mean(
