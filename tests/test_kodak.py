@@ -41,6 +41,8 @@ def ladders(path: Path) -> np.ndarray:
     """A photograph, then each distortion of it at each level."""
     # A third of the size, a ninth of the time.
     image = Image.open(path).convert("RGB").reduce(3)
+    if image.height > image.width:  # of one shape, for one program
+        image = image.transpose(Image.Transpose.ROTATE_90)
     distorted = [
         distort(image, level) for distort, levels in LADDERS.items() for level in levels
     ]
