@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image, ImageFilter
 
 import spips_jax
@@ -63,7 +62,6 @@ def test_every_level_of_a_photograph_scores_worse(shared, embedded):
     assert rises(embedded, shared("data/kodak/kodim23.png")).all()
 
 
-@pytest.mark.slow
 def test_scores_rise_with_distortion(shared, embedded):
     photographs = sorted(shared("data/kodak").glob("*.png"))
     assert len(photographs) == 24
