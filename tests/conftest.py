@@ -59,6 +59,25 @@ The operations are the same; the code for them is less optimised.
 """
 
 
+SLOW = (
+    "test_metric.py", "test_loop.py", "test_devices.py", "test_kodak.py",
+    "test_resume.py", "test_scores.py", "test_tid2013.py", "test_embedded.py",
+    "test_distill.py", "test_evaluate_command.py", "test_step.py", "test_winograd.py",
+    "test_baselines.py", "test_backbones.py", "test_readme.py", "test_quickstart.py",
+    "test_checkpoint.py", "test_hosts.py",
+)  # fmt: skip
+"""Files that `-m quick` leaves out, from the slowest on; all others are quick."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks quick tests, and puts slow files first, so that no worker ends with one."""
+    order = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.name, len(SLOW)))
+    for item in items:
+        if item.path.name not in order:
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Finds real weights or images beside the checkout, or skips."""

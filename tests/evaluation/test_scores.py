@@ -126,7 +126,6 @@ def test_what_is_there_is_not_computed_anew(
     assert ",12.5\n" in (tmp_path / "scores.csv").read_text()
 
 
-@pytest.mark.slow
 def test_devices_processes_and_kills(
     sets: Path, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -21,8 +21,6 @@ from PIL import Image
 
 from spips_jax import data, evaluation
 
-pytestmark = pytest.mark.slow
-
 ALL = 1784
 PART = 443
 EXACT = 177

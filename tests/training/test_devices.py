@@ -19,7 +19,7 @@ from spips_jax import training
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow_alexnet")]
+pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
 TWO_PROCESSES = "2 x 2"
 DEVICES = {"1": 1, "8": 8, TWO_PROCESSES: 2}

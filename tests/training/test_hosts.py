@@ -198,7 +198,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_processes_with_caches_of_their_own_compute_together(
     tiny_data: Path, tmp_path: Path
 ) -> None:

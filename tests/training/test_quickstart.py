@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from spips_jax import agreement, data, training
@@ -13,7 +12,6 @@ from spips_jax import agreement, data, training
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.py"
 
 
-@pytest.mark.slow
 def test_the_quickstart_beats_psnr(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("quickstart", QUICKSTART)
     module = importlib.util.module_from_spec(spec)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from spips_jax import training
 from spips_jax.training.loop import CHECKPOINTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow_alexnet")]
+pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
 STEPS = 110
 
