@@ -175,7 +175,7 @@ def by_reference(
     return float(np.mean(values)), np.mean(drawn, axis=0)
 
 
-def told(found: Interval) -> str:
+def shown(found: Interval) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
@@ -241,7 +241,7 @@ def main() -> None:
             cells = [
                 name if args.seeds == 1 else f"{name}, seed {seed}",
                 f"{value:.3f} [{itself.low:.3f}, {itself.high:.3f}]",
-                told(difference((value, drawn), full)) if full else "",
+                shown(difference((value, drawn), full)) if full else "",
                 f"{np.mean(list(within.values())):.3f}",
                 f"{within[worst]:.2f} {worst}",
                 f"{srcc(-unseen, mos):.3f}",

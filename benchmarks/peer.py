@@ -91,7 +91,7 @@ def build(
 
 
 def score(network: Network, images: torch.Tensor) -> float:
-    """What a score is made of: distances of unit features, and MS-SSIM."""
+    """The parts of a score: distances of unit features, and MS-SSIM."""
     total = 0.0
     with torch.inference_mode():
         for tap in network((images - 0.45) / 0.225):

@@ -135,7 +135,7 @@ def measure(case: str, devices: int, seconds: float) -> dict[str, float]:
 
     state = go(state)
     first_step = time.perf_counter() - begin
-    # Some programs are made anew when the state comes from a step.
+    # Some programs are compiled again when the state comes from a step.
     for _ in range(3):
         state = go(state)
     count, begin = 0, time.perf_counter()

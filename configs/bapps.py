@@ -12,7 +12,7 @@ Command, on 4 or 8 devices with --config.batch_size=48, as 50 does not divide:
     spips data prepare bapps --manual_dir ~/Downloads
     spips train --config bapps --workdir=DIR
 
-Hardware: not measured: the set was not at hand
+Hardware: not measured: the set was not available
 Time: not measured
 Result: not measured
 """

@@ -7,7 +7,7 @@ Command, for the third of five folds:
     spips data prepare kadid10k --manual_dir ~/Downloads
     spips train --config kadid10k --workdir=DIR --config.data.fold=3/5
 
-Hardware: not measured: the set was not at hand
+Hardware: not measured: the set was not available
 Time: not measured
 Result: not measured
 """

@@ -1,4 +1,4 @@
-"""Several sets at once: scores, forced choices, and grades that nobody had to give.
+"""Several sets at once: scores, forced choices, and synthetic grades.
 
 A batch is of one set and is learned with that set's losses: KADID-10k and TID2013 with
 correlation, ranks and distance, BAPPS with a ranker, the synthetic scenes with ranks
@@ -11,7 +11,7 @@ Command, with SET each of kadid10k, tid2013 and bapps:
     spips data prepare SET --manual_dir ~/Downloads
     spips train --config mixed --workdir=DIR
 
-Hardware: not measured: the sets were not all at hand
+Hardware: not measured: the sets were not all available
 Time: not measured
 Result: not measured
 """

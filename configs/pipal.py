@@ -1,7 +1,7 @@
 """PIPAL: what restoration networks make of 200 photographs, a fifth of these held out.
 
 Only the split that is published with its scores is taken. A score of PIPAL compares
-images of one photograph; as everyone else, this trains and judges across photographs.
+images of one photograph; as is usual, this trains and evaluates across photographs.
 
 The recipe is that of configs/tid2013.py, with more steps for more pairs.
 
@@ -10,7 +10,7 @@ Command, for the third of five folds:
     spips data prepare pipal --manual_dir ~/Downloads
     spips train --config pipal --workdir=DIR --config.data.fold=3/5
 
-Hardware: not measured: the set was not at hand
+Hardware: not measured: the set was not available
 Time: not measured
 Result: not measured
 """

@@ -16,8 +16,8 @@ Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
         --config.data.exclude_references=I06,I08,I13,I19,I23
 
 Hardware: two cores of a cloud VM, no GPU.
-Time: 95 to 113 s a model, beside other work, with what the network makes of the set
-    in the cache; that takes some 20 minutes of CPU time once, a model.
+Time: 95 to 113 s a model, beside other work, with the pooled pairs
+    in the cache; computing them takes some 20 minutes of CPU time once for each model.
 Result: SRCC with the rows that it is trained on, 0.931 lite, 0.962 AlexNet, 0.965
     SqueezeNet; of rows that it is not: docs/models.md.
 """

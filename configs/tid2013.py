@@ -6,7 +6,7 @@ Command, for the third of five folds:
     spips train --config tid2013 --workdir=DIR --config.data.fold=3/5
 
 Hardware: two cores of a cloud VM, no GPU.
-Time: some 20 minutes of CPU time once, for what the network makes of the set; then
+Time: some 20 minutes of CPU time once, for the pooled pairs; then
     40 and 44 s a fold.
 Result: SRCC on the held-out references 0.946 and 0.935 of folds 1 and 2, on the 1,784
     of 3,000 pairs that were at hand; benchmarks/ablation.py has 0.946, 0.935, 0.947,

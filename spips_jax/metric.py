@@ -118,7 +118,8 @@ class Metric:
         return json.loads(self.card_json or "{}")
 
     def __repr__(self) -> str:
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        leaves = jax.tree.leaves(self.variables)
+        count = sum(getattr(leaf, "size", 0) for leaf in leaves)
         parts = [repr(self.name), f"{type(self.module).__name__}"]
         backbone = getattr(self.module, "backbone", None)
         if backbone is not None:

@@ -34,7 +34,7 @@ def convert(
       0, or `EXIT_DIFFERENT` where PyTorch gives something else.
 
     Raises:
-      WeightsError: the file cannot be had, read or converted.
+      WeightsError: the file cannot be downloaded, read or converted.
       OSError: a file cannot be opened or written.
     """
     if network not in PUBLISHED:

@@ -38,7 +38,7 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
 
     The file's name ends with the first digits of its SHA-256, as torchvision's do; a
     file that is there and has them isn't downloaded again. What arrives is kept under
-    `<name>.part` until it is complete, and a later call goes on from there.
+    `<name>.part` until it is complete, and a later call resumes there.
 
     Raises:
       WeightsError: the server can't be reached or breaks off, or the digest differs.
@@ -103,7 +103,7 @@ def _digest_error(path: pathlib.Path, name: str) -> str | None:
 
 
 def _receive(url: str, part: pathlib.Path) -> None:
-    """Downloads `url` to `part`, going on behind what is there."""
+    """Downloads `url` to `part`, resuming where an earlier call stopped."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={start}-"} if start else {}
     opener = urllib.request.build_opener(_HttpsRedirects)

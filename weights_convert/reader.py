@@ -40,7 +40,7 @@ _SAFETENSORS_DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: shape and dtype at hand, values when asked for."""
+    """One tensor of a file: its shape and dtype; values are read when asked for."""
 
     path: pathlib.Path
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Tensor:
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
-    """Name -> tensor of a weights file, whose format is told by its content.
+    """Name -> tensor of a weights file, whose content shows its format.
 
     A state dict may lie under "state_dict" or "model", and its names may all begin with
     "module." (DataParallel); neither shows in the result. Raises `WeightsError`, naming

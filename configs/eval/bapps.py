@@ -2,7 +2,7 @@
 
     spips evaluate --config bapps --output=DIR
 
-Not run: the set was not at hand. Its published judgements, with distances of two
+Not run: the set was not available. Its published judgements, with distances of two
 networks, are reproduced by the tests.
 """
 

@@ -43,7 +43,7 @@ _CITATION = """\
 
 
 class _Bapps(IqaBuilder):
-    """Attributes as of `IqaBuilder`, and:
+    """The attributes of `IqaBuilder`, and:
 
     SUBSETS: (part, subset), the folders under `MARKER`.
     VOTES: how many people answered for an example of each part, as published.
@@ -78,7 +78,7 @@ class _Bapps(IqaBuilder):
         }
         answers = Folder(path / _FOLDERS.get(opinion, opinion), title=title)
         # Examples are what any of the folders names, so that a file that is missing
-        # in one of them is told from an example that is not there at all.
+        # in one of them is distinguished from an example that is missing.
         stems = _stems(answers.path, ".npy").union(
             *(_stems(folder.path, ".png") for folder in images.values())
         )

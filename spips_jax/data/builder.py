@@ -49,7 +49,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Card:
-    """What a set is; the table in docs/data.md is made of these.
+    """The description of a set; the table in docs/data.md follows it.
 
     Attributes:
       title: the set's own name.
@@ -59,7 +59,7 @@ class Card:
       scale: the nominal (lowest, highest) opinion, in the set's own units. Values a
         little outside are kept; see `slack`.
       layout: the official folder layout, a line a file or folder.
-      url: where the set is to be had.
+      url: where to get the set.
       licence: its terms, in a line.
       citation: BibTeX.
       counts: examples and references of each split, as published.
@@ -387,7 +387,7 @@ def _encode_row(
 
 
 def how_to_get(name: str, card: Card) -> str:
-    """One line: where a set is to be had and where to put it."""
+    """One line: where to get a set and where to put it."""
     return (
         f"get it from {card.url} ({card.licence}) and unpack it into"
         f" <manual_dir>/{name}, so that there is {'; '.join(card.layout.splitlines())}"
@@ -418,7 +418,7 @@ def _check_unique(rows: Sequence[Row]) -> None:
     for row in rows:
         name = row.values["id"]
         if name in seen:
-            raise DataError(f"{row.where}: {name} stands in {seen[name]} already")
+            raise DataError(f"{row.where}: {name} is in {seen[name]} already")
         seen[name] = row.where
 
 

@@ -137,7 +137,7 @@ class Dataset:
     def exclude_shared(self, others: Iterable[str]) -> Dataset:
         """Returns the examples whose photograph is in none of the sets `others`.
 
-        What is known to be shared stands in `splits.PHOTOGRAPHS`.
+        `splits.PHOTOGRAPHS` has the photographs that are known to be shared.
         """
         shared = shared_references(self.name, others) & self._references
         return self.exclude_references(shared)
@@ -190,8 +190,8 @@ def open_folder(
 
 def _fingerprint(path: Path) -> str:
     files = sorted(file for file in path.iterdir() if "array_record" in file.name)
-    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    facts = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _kind(features: Mapping[str, Any], path: Path) -> tuple[Kind, str]:

@@ -3,7 +3,7 @@
 Training batches are an endless stream that a seed fixes: which example stands where,
 which crop and flip it gets. Neither the number of worker processes nor the number of
 JAX processes changes it (each process gets every n-th example of a global batch), so
-its state is one number, the next batch, and any batch can be gone to directly.
+its state is one number, the next batch, and any batch can be read directly.
 
 Evaluation batches go through a set once. Images are batched with others of their size;
 a batch that is not full is filled up with copies of its last example, which `mask`
@@ -153,11 +153,11 @@ def train_batches(
     """Returns an endless stream of training batches, each of one of the sets.
 
     Args:
-      sources: the sets with their weights; each epoch of a set is shuffled anew.
+      sources: the sets with their weights; each epoch of a set has an order of its own.
       batch_size: examples in a batch over all JAX processes.
       seed: fixes the whole stream.
       num_workers: processes that read ahead, beside this one; 0 uses threads alone.
-        They import the main module anew, which must guard its work by
+        They import the main module again, which must guard its work by
         `if __name__ == "__main__"`.
       num_threads: threads that decode, in each process.
       process_index: which process this is; JAX's own number by default.

@@ -37,7 +37,7 @@ class PairList(IqaBuilder):
           csv_file: the list.
           config: what to call the set.
           direction: "mos" or "dmos", needed only where the column is called score.
-          **options: as of `IqaBuilder`.
+          **options: those of `IqaBuilder`.
 
         Raises:
           DataError: no such file, no score column, several of them, no direction.

@@ -52,7 +52,7 @@ _PEOPLE = 40
 
 
 class _Pieapp(IqaBuilder):
-    """Attributes as of `IqaBuilder`, and:
+    """The attributes of `IqaBuilder`, and:
 
     SPLITS: those with a table.
     TABLE: how the names of the tables end.

@@ -65,7 +65,7 @@ def prepare(
       manual_dir: where the downloaded set lies, unpacked: its official folder or the
         one around it. By default `data_dir/downloads/manual`, as TFDS has it.
       partial: builds what is there of a set, if it is not all.
-      overwrite: builds it anew; the old one stays until the new one is whole.
+      overwrite: builds it again; the old one stays until the new one is whole.
       progress: wraps the rows of a split while they are written, for a progress bar.
       **options: of the builder: `config`, `csv_file`, `direction` of `PairList`;
         `config`, `photographs`, `size` and so on of `Synthetic`.
@@ -114,7 +114,7 @@ def _source(
 ) -> Path | None:
     """Returns the folder of a set that was downloaded, which must be there."""
     if isinstance(builder, PairList | Synthetic):
-        return None  # they were told where their files are
+        return None  # their options name their files
     if manual_dir is None:
         manual_dir = root / "downloads" / "manual"
     manual_dir = Path(manual_dir).expanduser()
@@ -133,7 +133,7 @@ _ABANDONED = 24 * 3600
 
 @contextlib.contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A folder to build in, gone at the end; clears those of builds that were killed.
+    """A temporary folder to build in; clears those that killed builds left.
 
     In `root`, so that a set that is whole can be moved to its place.
     """

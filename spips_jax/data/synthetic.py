@@ -1,6 +1,6 @@
 """Graded synthetic distortions of photographs, labelled by their level.
 
-No human judged these pairs. Their label is the level, 1 to 5, of one distortion of one
+No human rated these pairs. Their label is the level, 1 to 5, of one distortion of one
 photograph, which only ranks the levels among themselves: a stronger level of the same
 distortion of the same photograph looks worse. That is what a rank loss needs, and it
 brings scenes and distortions that no human-scored set has.
@@ -76,7 +76,7 @@ class Synthetic(IqaBuilder):
           sample: how many of the kinds each reference gets, drawn from the seed, so
             that many references cost little; all by default.
           seed: fixes the random distortions, and which kinds are drawn.
-          **options: as of `IqaBuilder`.
+          **options: those of `IqaBuilder`.
 
         Raises:
           DataError: an unknown distortion, fewer than one scene, tiles of no

@@ -1,4 +1,4 @@
-"""What an evaluation is made of: the fields of a config.
+"""The fields of an evaluation config.
 
 Every config starts from `default()`, so that all fields are there to be overridden on
 the command line (`--config.batch_size=16`). Nothing past `run.evaluate` sees a config.

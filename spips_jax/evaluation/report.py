@@ -1,4 +1,4 @@
-"""What an evaluation leaves for people and programs: JSON, tables, every score."""
+"""The files of an evaluation: JSON, tables, every score."""
 
 from __future__ import annotations
 

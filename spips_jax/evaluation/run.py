@@ -81,10 +81,10 @@ def evaluate(
 def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration | None:
     """Fits what people would say to a trained model's scores; puts it into its file.
 
-    Scores are kept in `output/scores`, as those of `evaluate`.
+    Scores are kept in `output/scores`, as `evaluate` keeps them.
 
     Args:
-      config: as of `evaluate`, with one model, a .safetensors file, and one set, whose
+      config: as `config.default` makes, with one model, a file, and one set, whose
         opinions are mean opinions or forced choices.
       output: the folder of the scores.
 
@@ -94,7 +94,8 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
     Raises:
       EvaluationError: another number of models or sets, or of another kind; scores that
         cannot be fitted to the opinions. The model's file stays as it was.
-      DataError, WeightsError, OSError: as of `evaluate`.
+      DataError, WeightsError: a set or a model cannot be read.
+      OSError: `output` or the model's file cannot be written.
     """
     names = [one.name for one in config.models.values()]
     if len(names) != 1 or not names[0].endswith(".safetensors"):
@@ -318,7 +319,7 @@ def _write(
 def _write_worst(
     folder: Path, candidate: Candidate, dataset: Dataset, scores: np.ndarray, count: int
 ) -> list[Path]:
-    """Draws the worst disagreements of a metric; those of a run before are gone."""
+    """Draws the worst disagreements of a metric, in place of any drawn earlier."""
     from spips_jax.evaluation import figures
 
     shutil.rmtree(folder, ignore_errors=True)

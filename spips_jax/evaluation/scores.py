@@ -278,7 +278,7 @@ def _open(file: Path, card: dict[str, Any]) -> dict[str, Any]:
         flat_kept, flat = _flat(kept), _flat(card)
     except (OSError, ValueError, AttributeError):
         raise EvaluationError(
-            f"{place}: cannot be read, so nobody knows what the scores in {file.name}"
+            f"{place}: cannot be read, so it is unknown what the scores in {file.name}"
             " are of: delete both, or give another --output"
         ) from None
     for name, value in flat.items():
@@ -286,7 +286,7 @@ def _open(file: Path, card: dict[str, Any]) -> dict[str, Any]:
         if not name.startswith("packages.") and flat_kept.get(name) != value:
             raise EvaluationError(
                 f"{file}: has scores of {name} {flat_kept.get(name)}, not of {value}:"
-                " delete the file to compute them anew, or give another --output"
+                " delete the file to compute them again, or give another --output"
             )
     return kept
 
@@ -318,7 +318,7 @@ def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) ->
     if tuple(header) != names:
         raise EvaluationError(
             f"{file}: line 1 is {','.join(header)!r}, not {','.join(names)!r}: delete"
-            " the file to compute the scores anew"
+            " the file to compute the scores again"
         )
     for number, row in enumerate(rows, 2):
         try:
@@ -329,7 +329,7 @@ def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) ->
         except (KeyError, ValueError):
             raise EvaluationError(
                 f"{file}: line {number} is {','.join(row)!r}, not an example's"
-                f" {', '.join(names)}: delete the file to compute the scores anew"
+                f" {', '.join(names)}: delete the file to compute the scores again"
             ) from None
         done[position] = True
 

@@ -117,7 +117,7 @@ class Checkpoints:
     ) -> None:
         """Saves a checkpoint in the background; returns when the arrays are copied.
 
-        A step that is there already is left as it is: overwriting it would put a whole
+        A step that is saved already is left as it is: overwriting it would put a whole
         checkpoint at risk for one that is the same.
 
         Args:

@@ -1,4 +1,4 @@
-"""What a run is made of: the fields of a config, and the checks of their values.
+"""The fields of a training config, and the checks of their values.
 
 Every config starts from `default()`, so that all fields are there to be overridden on
 the command line (`--config.optim.learning_rate=3e-4`). Nothing past `loop.train` sees a
@@ -59,7 +59,7 @@ def default() -> ConfigDict:
                 "fold": "1/5",  # which of the folds by reference is held out
                 "exclude_references": "",  # names with commas between, left out
                 "exclude_shared": "",  # sets whose photographs are left out
-                "cache": True,  # keep what a frozen network makes of whole images
+                "cache": True,  # keep pooled pairs, where the backbone is frozen
                 "cache_dir": "",  # where; SPIPS_HOME/pooled
                 "num_workers": 0,  # processes that read ahead
                 "num_threads": 4,  # threads that read, in each
@@ -231,11 +231,11 @@ FREE = (
     "name", "num_steps", "distributed", "validate.", "checkpoint.", "log.",
     "model.weights", "data.cache", "data.data_dir", "data.num_",
 )  # fmt: skip
-"""Beginnings of the fields that may differ when a run goes on."""
+"""Beginnings of the fields that may differ when a run resumes."""
 
 
 def check_same(config: ConfigDict, saved: Mapping[str, Any], workdir: str) -> None:
-    """Raises `TrainingError` if a saved run is not one that this config goes on with.
+    """Raises `TrainingError` if this config cannot resume a saved run.
 
     Args:
       config: of this run.

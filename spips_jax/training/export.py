@@ -119,8 +119,8 @@ def _markdown(file: str, card: Mapping[str, Any]) -> str:
             )
     lines += ["", "Agreement on the validation data, at the exported step:", ""]
     for label, values in card["agreements"].items():
-        told = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        lines.append(f"- {label}: {told}")
+        numbers = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        lines.append(f"- {label}: {numbers}")
     versions = ", ".join(f"{key} {value}" for key, value in card["packages"].items())
     config = json.dumps(card["config"], indent=2)
     lines += ["", f"Made with {versions}.", "", "```json", config, "```", ""]

@@ -1,4 +1,4 @@
-"""What a training run shows and keeps of itself: progress, metrics and curves."""
+"""The log of a training run: progress, metrics and curves."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Log:
         writer: bool = True,
         console: Console | None = None,
     ) -> None:
-        """Opens the log of a new run, or the log of a run that goes on.
+        """Opens the log of a new run, or of one that resumes.
 
         Args:
           folder: where the files go; made if missing. An object store, such as
             `gs://bucket/run`, cannot append: its files are kept in a temporary folder
             until `sync` copies them.
           num_steps: steps of the whole run.
-          first_step: steps that are done already. 0 starts the files anew; otherwise
+          first_step: steps that are done already. 0 starts new files; otherwise
             the log keeps what it says up to this step and drops the rest, of steps
             that are done again.
           writer: False, for all processes but one, makes every method do nothing.

@@ -227,7 +227,7 @@ def _eval_step(
 
 
 def _arrays(batch: Batch, *columns: str) -> dict[str, np.ndarray]:
-    """What a step needs of a batch: its images, or `pooled`, and some columns."""
+    """The part of a batch that a step needs: images or `pooled`, and some columns."""
     return {
         name: value
         for name, value in batch.items()
@@ -327,11 +327,11 @@ class _Run:
         """Reads the metrics of a step; raises if they are not finite."""
         values = {name: float(value) for name, value in metrics.items()}
         if not all(np.isfinite(value) for value in values.values()):
-            told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
             good = f"step {self._saved}" if self._saved else "there is none yet"
             raise TrainingError(
-                f"step {number}: the loss is not finite ({told}) on {len(ids)} examples"
-                f" of {label}: {', '.join(map(str, ids))}; last good checkpoint:"
+                f"step {number}: the loss is not finite ({terms}) on {len(ids)}"
+                f" examples of {label}: {', '.join(map(str, ids))}; last good checkpoint:"
                 f" {good} in {self.folder / CHECKPOINTS}; lower the learning rate, or"
                 " leave these examples out"
             )

@@ -1,4 +1,4 @@
-"""What a config stands for: its sets, its network, its optimiser."""
+"""From a config to its sets, its network and its optimiser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Sets:
     def card(self) -> dict[str, Any]:
         """How many examples and references there are, for JSON."""
 
-        def told(dataset: data.Dataset) -> dict[str, Any]:
+        def described(dataset: data.Dataset) -> dict[str, Any]:
             return {
                 "set": dataset.name,
                 "examples": len(dataset),
@@ -57,12 +57,14 @@ class Sets:
         return {
             "training": {
                 label: {
-                    **told(source.dataset),
+                    **described(source.dataset),
                     "losses": dict(self.objectives[label].weights),
                 }
                 for label, source in self.training.items()
             },
-            "validation": {label: told(one) for label, one in self.validation.items()},
+            "validation": {
+                label: described(one) for label, one in self.validation.items()
+            },
         }
 
 
@@ -152,7 +154,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
 
 
 def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:
-    """What an entry of `data.train` asks to learn of its set.
+    """How an entry of `data.train` wants its set to be learned.
 
     Raises:
       TrainingError: losses that do not suit the set, nothing to learn in it.
@@ -236,7 +238,7 @@ def build_model(config: ConfigDict) -> Model:
 
 
 def _check_teacher(config: ConfigDict, trained: Params) -> bool:
-    """Whether there is one; raises if it cannot teach or nobody learns from it."""
+    """Whether the config has a teacher; raises if it does not suit, or has no use."""
     teacher = config.model.teacher
     learning = [
         f"data.train.{label}.losses has {name}"

@@ -1,6 +1,6 @@
-"""What a checkpoint holds: arrays by path, told by type, shape and digest.
+"""The content of a checkpoint: arrays by path, with type, shape and digest.
 
-Nothing here knows how they are written; `checkpoint.py` does.
+How it is written is in `checkpoint.py`.
 """
 
 from __future__ import annotations

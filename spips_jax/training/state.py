@@ -1,8 +1,8 @@
 """The state of training: parameters, their moving average, the optimiser, the step.
 
-Parameters are flat here, `{"semantic/relu5": array}`: which are trained is told by
-their path, and only those are in the state. The rest, `frozen`, goes beside it, so that
-nothing is differentiated, averaged or saved that never changes.
+Parameters are flat here, `{"semantic/relu5": array}`. Their paths say which are
+trained; only those are in the state. The rest, `frozen`, is a separate argument, so
+that nothing is differentiated, averaged or saved that never changes.
 """
 
 from __future__ import annotations

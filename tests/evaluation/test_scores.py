@@ -113,7 +113,7 @@ def test_a_torn_file_is_gone_on_with(
     )
 
 
-def test_what_is_there_is_not_computed_anew(
+def test_what_is_there_is_not_computed_again(
     config: Callable[..., ConfigDict], tmp_path: Path
 ) -> None:
     made = config(models=("psnr",))
