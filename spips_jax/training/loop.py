@@ -331,9 +331,9 @@ class _Run:
             good = f"step {self._saved}" if self._saved else "there is none yet"
             raise TrainingError(
                 f"step {number}: the loss is not finite ({terms}) on {len(ids)}"
-                f" examples of {label}: {', '.join(map(str, ids))}; last good checkpoint:"
-                f" {good} in {self.folder / CHECKPOINTS}; lower the learning rate, or"
-                " leave these examples out"
+                f" examples of {label}: {', '.join(map(str, ids))}; last good"
+                f" checkpoint: {good} in {self.folder / CHECKPOINTS}; lower the"
+                " learning rate, or leave these examples out"
             )
         for name, value in values.items():
             name = name.replace("loss_", f"{label}/")
