@@ -81,13 +81,12 @@ def reached(workdir: Path) -> int:
     """The last step in the log; it may be torn."""
     log = workdir / "metrics.jsonl"
     lines = log.read_bytes().splitlines() if log.exists() else []
-    steps = [0]
-    for line in lines:
+    for line in reversed(lines):
         try:
-            steps.append(json.loads(line)["step"])
+            return json.loads(line)["step"]
         except ValueError:
             continue
-    return steps[-1]
+    return 0
 
 
 def stop_at(
