@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import narrow
 import numpy as np
 import pytest
+from checkpoint_cases import save
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -187,3 +189,17 @@ def curve() -> Callable[[Path], list[dict[str, Any]]]:
         ]
 
     return read
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of steps 1 to 3, the first the best; not to be changed."""
+    folder = tmp_path_factory.mktemp("saved")
+    save(folder, range(1, 4), metrics={1: 0.9, 2: 0.7, 3: 0.8})
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoints in `saved`, to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))

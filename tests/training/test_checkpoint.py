@@ -1,119 +1,33 @@
-"""Checkpoints: exact bits, what is kept, damage of every kind, kills, two processes."""
+"""Checkpoints: exact bits, what is kept, other states, what is left by kills."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from absl import logging as absl_logging
+from checkpoint_cases import (
+    State,
+    assert_same,
+    files,
+    flip,
+    largest_data_file,
+    make_state,
+    names,
+    read,
+    save,
+    truncate,
+)
 
 from spips_jax.training import checkpoint
 from spips_jax.training.checkpoint import Checkpoint, CheckpointError, Checkpoints
-
-
-@flax.struct.dataclass
-class State:
-    params: Any
-    ema: Any
-    optimiser: Any
-    key: jax.Array
-    step: jax.Array
-    name: str = flax.struct.field(pytree_node=False, default="head")
-
-
-def make_state(seed: int = 0, *, width: int = 3, optimiser: Any = None) -> State:
-    """Leaves of float32, bfloat16, int32 and uint32, an empty one, a scalar."""
-    rng = np.random.default_rng(seed)
-    params = {
-        "head": {"kernel": rng.normal(size=(300, width)).astype(np.float32)},
-        "a/b.c 'd'": [np.float32([-0.0, np.inf, np.nan, 1e-45])],
-        "half": np.asarray(jnp.asarray(rng.normal(size=7), jnp.bfloat16)),
-        "empty": np.zeros((0, 3), np.float32),
-    }
-    optimiser = optimiser or optax.adamw(1e-3, weight_decay=0.1)
-    return State(
-        params=params,
-        ema=jax.tree.map(np.copy, params),
-        optimiser=optimiser.init(params),
-        key=jax.random.key_data(jax.random.key(seed)),
-        step=jnp.int32(seed),
-    )
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    """The same structure, types and bits; NaN and -0.0 count as what they are."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(
-        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-    ):
-        assert isinstance(one, np.ndarray)
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert one.tobytes() == np.asarray(other).tobytes()
-
-
-def save(
-    folder: Path, steps: range, *, metrics: dict[int, float] | None = None
-) -> None:
-    with Checkpoints(folder, keep=3) as checkpoints:
-        for step in steps:
-            checkpoints.save(
-                step,
-                make_state(step),
-                record={"next_batch": step},
-                metric=(metrics or {}).get(step),
-            )
-
-
-def read(
-    folder: Path, *, best: bool = False, read_only: bool = True
-) -> tuple[Checkpoint | None, list[str]]:
-    """Returns what is found in a folder, and the warnings."""
-    with (
-        Checkpoints(folder, read_only=read_only) as checkpoints,
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("always")
-        like = make_state()
-        found = checkpoints.best(like) if best else checkpoints.latest(like)
-    return found, [str(warning.message) for warning in caught]
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of steps 1 to 3, the first the best; not to be changed."""
-    folder = tmp_path_factory.mktemp("saved")
-    save(folder, range(1, 4), metrics={1: 0.9, 2: 0.7, 3: 0.8})
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy of `saved` to damage."""
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
 
 
 @pytest.mark.parametrize("shapes_only", [False, True])
@@ -203,166 +117,6 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert not folder.exists()
     assert read(folder, read_only=False) == (None, [])
     assert folder.is_dir()
-
-
-def largest_data_file(step: Path) -> Path:
-    return max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
-def flip(path: Path, place: float = 0.5) -> None:
-    data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def edit_record(step: Path, edit: Callable[[dict], object]) -> None:
-    path = step / "record" / "metadata"
-    saved = json.loads(path.read_text())
-    edit(saved)
-    path.write_text(json.dumps(saved))
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "data truncated": lambda step: truncate(largest_data_file(step)),
-    "data emptied": lambda step: largest_data_file(step).write_bytes(b""),
-    "data missing": lambda step: largest_data_file(step).unlink(),
-    "data flipped": lambda step: flip(largest_data_file(step)),
-    "data of another step": lambda step: shutil.copytree(
-        step.parent / "1" / "state", step / "state", dirs_exist_ok=True
-    ),
-    "array metadata missing": lambda step: (step / "state" / "_METADATA").unlink(),
-    "array metadata truncated": lambda step: truncate(step / "state" / "_METADATA"),
-    "manifest emptied": lambda step: (step / "state" / "manifest.ocdbt").write_bytes(
-        b""
-    ),
-    "arrays missing": lambda step: shutil.rmtree(step / "state"),
-    "record missing": lambda step: shutil.rmtree(step / "record"),
-    "record emptied": lambda step: (step / "record" / "metadata").write_bytes(b""),
-    "record truncated": lambda step: truncate(step / "record" / "metadata"),
-    "record not text": lambda step: (step / "record" / "metadata").write_bytes(
-        b"\xff" * 99
-    ),
-    "record other JSON": lambda step: (step / "record" / "metadata").write_text("[1]"),
-    "record flipped": lambda step: edit_record(
-        step, lambda saved: saved["content"]["record"].update(next_batch=2)
-    ),
-    "metric flipped": lambda step: edit_record(
-        step, lambda saved: saved["content"].update(metric=0.81)
-    ),
-    "emptied folder": lambda step: [shutil.rmtree(step), step.mkdir()],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-@pytest.mark.parametrize("read_only", [True, False])
-def test_a_damaged_checkpoint_is_passed_over(
-    folder: Path, damage: Callable[[Path], object], read_only: bool
-) -> None:
-    damage(folder / "3")
-    before = files(folder)
-    found, warned = read(folder, read_only=read_only)
-    assert found is not None
-    assert (found.step, found.record) == (2, {"next_batch": 2})
-    assert_same(found.state, make_state(2))
-    (line,) = warned
-    assert line.startswith(f"checkpoint {folder / '3'} is damaged (")
-    assert "step 2 is used" in line
-    assert "\n" not in line
-    if read_only:
-        assert files(folder) == before
-        return
-    assert line.endswith("it is now 3.damaged")
-    assert names(folder) == {"1", "2", "3.damaged"}
-    # Training comes to that step again, perhaps to be damaged again.
-    save(folder, range(3, 4))
-    found, warned = read(folder, read_only=False)
-    assert found is not None
-    assert (found.step, warned) == (3, [])
-    assert_same(found.state, make_state(3))
-    damage(folder / "3")
-    found, _ = read(folder, read_only=False)
-    assert found is not None
-    assert found.step == 2
-    assert names(folder) == {"1", "2", "3.damaged"}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_best_is_passed_over(
-    folder: Path, damage: Callable[[Path], object]
-) -> None:
-    shutil.move(folder / "3", folder / "5")  # so that "1" is there to copy from
-    shutil.move(folder / "1", folder / "4")
-    shutil.copytree(folder / "2", folder / "1")
-    damage(folder / "4")
-    found, warned = read(folder, best=True)
-    assert found is not None
-    assert (found.step, found.metric) == (5, 0.8)
-    (line,) = warned
-    assert f"{folder / '4'} is damaged" in line
-    assert "step 5 is used" in line
-
-
-def test_one_that_is_open_passes_over_too(folder: Path) -> None:
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(4, make_state(4), record={}, metric=0.5)
-        checkpoints.wait()
-        flip(largest_data_file(folder / "4"))
-        flip(largest_data_file(folder / "1"))
-        with pytest.warns(UserWarning, match="4 is damaged .* step 3 is used"):
-            assert checkpoints.latest(make_state()).step == 3
-        with pytest.warns(UserWarning, match="1 is damaged .* step 3 is used"):
-            assert checkpoints.best(make_state()).step == 3
-        checkpoints.save(4, make_state(4), record={})
-        checkpoints.save(5, make_state(5), record={}, metric=0.1)
-        found = checkpoints.latest(make_state())
-    assert found is not None
-    assert_same(found.state, make_state(5))
-    assert names(folder) == {"3", "4", "5", "1.damaged", "4.damaged"}
-
-
-def test_all_damaged_is_none(folder: Path) -> None:
-    for step in "123":
-        flip(largest_data_file(folder / step))
-    found, warned = read(folder)
-    assert found is None
-    assert [line.split(" is damaged")[0] for line in warned] == [
-        f"checkpoint {folder / step}" for step in "321"
-    ]
-    assert all("no other is whole" in line for line in warned)
-
-
-ANY_FILE: dict[str, Callable[[Path], object]] = {
-    "flipped first": lambda path: flip(path, 0),
-    "flipped": lambda path: flip(path, random.Random(path.name).random()),
-    "flipped last": lambda path: flip(path, 1),
-    "truncated": truncate,
-    "emptied": lambda path: path.write_bytes(b""),
-    "missing": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("damage", ANY_FILE.values(), ids=ANY_FILE.keys())
-def test_whatever_file_is_damaged_the_state_is_whole(
-    folder: Path, damage: Callable[[Path], object]
-) -> None:
-    """Not every file matters to what is read, but nothing may come back changed."""
-    whole = shutil.copytree(folder / "3", folder.parent / "whole")
-    skipped = 0
-    for name in files(whole):
-        damage(folder / "3" / name)
-        found, warned = read(folder)
-        assert found is not None
-        assert found.step == 3 - len(warned)
-        assert found.record == {"next_batch": found.step}
-        assert_same(found.state, make_state(found.step))
-        skipped += len(warned)
-        shutil.rmtree(folder / "3")
-        shutil.copytree(whole, folder / "3")
-    assert skipped > 3  # the record, the manifest, array metadata and data at least
 
 
 @pytest.mark.parametrize(

@@ -10,28 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
+from checkpoint_cases import assert_same, names
 
 from spips_jax.training.checkpoint import Checkpoints
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    """The same structure, types and bits; NaN and -0.0 count as what they are."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(
-        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-    ):
-        assert isinstance(one, np.ndarray)
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert one.tobytes() == np.asarray(other).tobytes()
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
 
 SAVER = """
 import os, sys
