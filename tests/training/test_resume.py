@@ -139,7 +139,7 @@ def test_kills_leave_no_trace(
     process = start(words(workdir))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     assert_same_run(workdir, uninterrupted, config, final, curve)
 
 
