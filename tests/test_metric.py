@@ -419,8 +419,8 @@ def test_loading_says_what_to_run(tmp_path, monkeypatch, random_weights):
     for trained in (True, False):
         with pytest.raises(
             WeightsError,
-            match=r"alexnet.safetensors: no such file; get it with `python -m"
-            r" weights_convert alexnet`, or take spips-lite, which needs no file",
+            match=r"alexnet.safetensors: no such file; get it with `spips convert"
+            r" alexnet`, or take spips-lite, which needs no file",
         ):
             spips_jax.load("spips-alexnet", trained=trained)
     with pytest.raises(ValueError, match="'spips' is not one of spips-lite, spips-"):

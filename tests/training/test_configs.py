@@ -99,7 +99,7 @@ def test_its_docstring_says_what_came_of_it(module: dict[str, Any]) -> None:
     for word in ("Command", "Hardware", "Time", "Result"):
         assert re.search(rf"^{word}\b.*: ?", text, re.M), word
     stem = Path(module["__file__"]).stem
-    assert f"python train.py --config=configs/{stem}.py --workdir=" in text
+    assert f"spips train --config {stem} --workdir=" in text
 
 
 def test_eight_devices_share_its_batches_or_it_says_how(
