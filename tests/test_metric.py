@@ -425,7 +425,9 @@ def test_loading_says_what_to_run(tmp_path, monkeypatch, random_weights):
             spips_jax.load("spips-alexnet", trained=trained)
     with pytest.raises(ValueError, match="'spips' is not one of spips-lite, spips-"):
         spips_jax.load("spips")
-    with pytest.raises(ValueError, match=r"trained is False, but m.safetensors has no uni"):
+    with pytest.raises(
+        ValueError, match=r"trained is False, but m.safetensors has no uni"
+    ):
         spips_jax.load("m.safetensors", trained=False)
     (tmp_path / "alexnet.safetensors").symlink_to(random_weights("alexnet"))
     metric = spips_jax.load("spips-alexnet", trained=False)
