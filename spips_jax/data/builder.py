@@ -1,15 +1,15 @@
-"""What all IQA dataset builders share: the card, the rows, the checks, the writing.
+"""The base of all IQA dataset builders: the card, the rows, the checks, the writing.
 
 A set is a TFDS builder that writes ArrayRecord files without TensorFlow. Each subclass
-says what the set is (`CARD`) and turns the set's official folder into rows
-(`read_rows`); the rest is here:
+describes the set (`CARD`) and turns the set's official folder into rows (`read_rows`);
+the rest is here:
 
 - every image named by a row is looked for before anything is written, and is decoded,
   checked and compared in size with its reference while it is written;
 - image files are stored as they are (bytes of a PNG, BMP or JPEG) where their pixels
   are RGB as stored, and otherwise as a PNG of the pixels that `read_image` gives;
-- beside the records stands `index.csv`: one line an example, in the order of the
-  records, with everything but the images. Splits, folds and tables need only it.
+- beside the records is `index.csv`: one line for each example, in the order of the
+  records, with everything but the images. Splits, folds and tables need only this file.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Row:
     """One example, before its images are read.
 
     Attributes:
-      images: the file of each image feature of the set's kind, or what else the
-        builder's `encode` takes.
+      images: for each image feature of the set's kind its file, or another argument
+        of the builder's `encode`.
       values: every other feature but `height` and `width`: `id`, `reference_id`,
         `distortion` ("" if unknown), `level` (0 if unknown), the opinion, the extras.
       where: the file and line that named it, for errors: "dmos.csv, line 7".
@@ -98,10 +98,10 @@ class Row:
 
 
 class Folder:
-    """A folder whose files are found whatever the case of their names.
+    """A folder whose files are found regardless of case.
 
-    Sets were made on file systems that do not tell `I01.BMP` from `i01.bmp`, and their
-    score files spell names in both ways.
+    Sets were made on file systems that ignore case, and their score files spell
+    `I01.BMP` and `i01.bmp` alike.
     """
 
     def __init__(self, path: Path, *, title: str) -> None:
@@ -184,16 +184,15 @@ def number(text: str, *, where: str, name: str) -> float:
 
 
 class IqaBuilder(tfds.core.ShardBasedBuilder):
-    """Base of the builders. See the module for what it does with `read_rows`.
+    """Base of the builders; the module describes what it does.
 
-    It is TFDS's generator builder that writes shard by shard: `GeneratorBasedBuilder`
-    gathers a split before it writes any of it, and past 1 GB does so in files that it
-    opens with TensorFlow.
+    TFDS's `GeneratorBasedBuilder` gathers a split before it writes it, past 1 GB in
+    files that it opens with TensorFlow; this base writes shard by shard instead.
 
     Attributes:
-      CARD: what the set is.
-      MARKER: a file or folder that the set's root must hold, by which it is found.
-      ROOTS: names that the set's folder has when its archive is unpacked.
+      CARD: the set's description.
+      MARKER: a file or folder in the set's root, by which the root is found.
+      ROOTS: names of the set's folder when its archive is unpacked.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -1,18 +1,18 @@
 """Batches: joint crops and flips, exact shuffling, shards, state, masks. With Grain.
 
-Training batches are an endless stream that a seed fixes: which example stands where,
-which crop and flip it gets. Neither the number of worker processes nor the number of
-JAX processes changes it (each process gets every n-th example of a global batch), so
-its state is one number, the next batch, and any batch can be read directly.
+Training batches are an endless stream. A seed determines it: the order of examples,
+their crops and flips. Neither the number of worker processes nor the number of JAX
+processes changes it (each process gets every n-th example of a global batch). So its
+state is one number, that of the next batch, and any batch can be read directly.
 
-Evaluation batches go through a set once. Images are batched with others of their size;
-a batch that is not full is filled up with copies of its last example, which `mask`
-leaves out, so that all batches have one shape and no example counts twice.
+Evaluation batches go through a set once. Images are batched with others of their size.
+A batch that is not full is padded with copies of its last example, where `mask` is
+False, so that all batches have one shape and no example counts twice.
 
 A batch is a dict of NumPy arrays: the images uint8 `(B, H, W, 3)`, the columns of the
 set's index `(B,)`, and `dataset`, the set's name. Every process gets `batch_size`
-divided by the number of processes. A set whose examples hold no images, but numbers
-made of them once, goes through all of it but the crops and flips.
+divided by the number of processes. A set of pooled pairs, which has numbers in place of
+images, is batched in the same way, without crops and flips.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Source:
 
     Attributes:
       dataset: the examples.
-      weight: how often a batch is taken from this set, beside the others' weights.
+      weight: how often a batch is taken from this set, relative to the other weights.
       crop: side of a square crop in pixels, the same for all images of an example;
         None leaves images whole, which then must have one size.
       flip: whether examples are mirrored left to right at random.
       grouped: whether a batch holds whole groups, all levels of one distortion of one
-        reference, under one crop and flip: what a rank loss compares. `group` in the
-        batch numbers them.
+        reference, under one crop and flip, as a rank loss compares them. `group` in
+        the batch has their number.
     """
 
     dataset: Dataset
@@ -55,7 +55,7 @@ class Source:
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of batches that can be saved and restored to the very next one.
+    """An iterator of batches, whose state can be saved and restored.
 
     Use it as a context manager, or `close` it, where it has worker processes.
     """
@@ -107,11 +107,11 @@ class Batches(Iterator[Batch]):
         return batches
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what `set_state` takes: a small dict of plain values, for JSON."""
+        """Returns the state for `set_state`: a small dict of plain values, for JSON."""
         return {"next_batch": self._next, "loader": self._fingerprint}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to where the loader that gave `state` was.
+        """Continues where the loader was whose state this is.
 
         Raises:
           DataError: the state of another stream: other data, seed, batch size or
