@@ -186,7 +186,7 @@ def test_missing_image(root: Path, iqa_fails: Any, name: str, row: int) -> None:
         ([1600, 5, "smear", 2, 0.1, 0.1], r"dst_type is 'smear', CSIQ has noise, "),
         ([None, 5, "blur", 2, 0.1, 0.1], r"image is empty"),
         (["../1600", 5, "blur", 2, 0.1, 0.1], r"no such file: .*\.\./1600\.png"),
-        ([1600, 1, "noise", 1, 0.1, 0.1], r"1600\.awgn\.1 stands in .*, row 5 already"),
+        ([1600, 1, "noise", 1, 0.1, 0.1], r"1600\.awgn\.1 is in .*, row 5 already"),
     ],
 )
 def test_malformed_row(

@@ -115,7 +115,7 @@ def test_missing_image(root: Path, iqa_fails: Any, name: str) -> None:
         ("I81_25_06.png,I81.png,3,0.1", r"'I81_25_06\.png' is not a name like"),
         ("I81_26_03.png,I81.png,3,0.1", r"distortion type 26, KADID-10k has 25"),
         ("I81_25_03.png,I01.png,3,0.1", r"is made of I81\.png, ref_img is 'I01\.png'"),
-        ("I01_01_01.png,I01.png,3,0.1", r"I01_01_01 stands in dmos\.csv, line 2"),
+        ("I01_01_01.png,I01.png,3,0.1", r"I01_01_01 is in dmos\.csv, line 2"),
     ],
 )
 def test_malformed_line(root: Path, iqa_fails: Any, line: str, message: str) -> None:

@@ -92,7 +92,7 @@ DAMAGE: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "infinite": (((",1,0.25", ",inf,0.25"),), "line 3: mos is 'inf'"),
     "level of 1.5": (((",5,jpeg", ",1.5,jpeg"),), "line 3: level is '1.5'"),
     "short line": (((",5,jpeg", ""),), "line 3: has 4 values, the header names 6"),
-    "twice": ((("d/grey.png", "d/one.png"),), "line 4: d/one.png stands in .*line 2"),
+    "twice": ((("d/grey.png", "d/one.png"),), "line 4: d/one.png is in .*line 2"),
 }
 
 

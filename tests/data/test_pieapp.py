@@ -288,7 +288,7 @@ def test_a_missing_folder_is_named(root):
         ("ref_1.png,ref_1.png,distort_1_odd.png,0.5", "has 4 values"),
         (
             "ref_1.png,distort_1_odd.png,distort_1_blur_inter_4.png,1,1",
-            "stands in ref_1_pairwise_labels.csv, line 4 already",
+            "is in ref_1_pairwise_labels.csv, line 4 already",
         ),
     ],
 )

@@ -242,7 +242,7 @@ def test_a_missing_image_is_named_with_its_line(root, name):
         ("A0001_00_00.bmp 1500", "is not a name like A0001_00_00.bmp and a score"),
         ("1500,A0001_00_00.bmp", "is not a name like A0001_00_00.bmp and a score"),
         ("A0001_07_00.bmp,1500", "distortion class 07, PIPAL has 00 to 06"),
-        ("A0001_03_23.bmp,1500", "stands in A0001.txt, line 2 already"),
+        ("A0001_03_23.bmp,1500", "is in A0001.txt, line 2 already"),
     ],
 )
 def test_malformed_lines_are_refused(root, line, says):

@@ -129,7 +129,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "twice": (
         lambda r: edit(r / SCORES, "i01_01_2", "I01_01_1"),
-        "line 2: I01_01_1 stands in mos_with_names.txt, line 1",
+        "line 2: I01_01_1 is in mos_with_names.txt, line 1",
     ),
     "empty": (
         lambda r: [(r / n).write_text("\n") for n in (SCORES, "mos_std.txt")],
