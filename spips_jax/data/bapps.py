@@ -1,12 +1,12 @@
-"""BAPPS: patches of 64x64 with what people said of them, from the paper of LPIPS.
+"""BAPPS: patches of 64x64 with human judgements, from the LPIPS paper.
 
 Two experiments, two sets. 2AFC (`Bapps`): which of two patches is closer to a third?
-JND (`BappsJnd`): are two patches, seen for a moment, the same? There is a folder for
-each subset and in it one for each image and for the answers, with a file an example:
+JND (`BappsJnd`): are two patches, seen for a moment, the same? Each subset has a
+folder, with subfolders for each image and for the answers, one file per example:
 `2afc/val/cnn/judge/000000.npy` holds one float32, a share of votes.
 
-The photographs that the patches were cut from are not published, so that every example
-is its own reference; its path, `val/cnn/000000`, is its id.
+The photographs that the patches were cut from are not published, so every example is
+its own reference; its path, `val/cnn/000000`, is its id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spips_jax.data.builder import (
 from spips_jax.messages import one_line
 
 _FOLDERS = {"reference": "ref", "judgement": "judge"}
-"""Where the folder of a feature has another name."""
+"""Folder names that differ from the feature's name."""
 
 _URL = "https://github.com/richzhang/PerceptualSimilarity"
 _LICENCE = "code BSD-2-Clause; images from MIT-Adobe 5k and RAISE, for research"
@@ -46,7 +46,7 @@ class _Bapps(IqaBuilder):
     """The attributes of `IqaBuilder`, and:
 
     SUBSETS: (part, subset), the folders under `MARKER`.
-    VOTES: how many people answered for an example of each part, as published.
+    VOTES: number of votes per example in each part, as published.
     """
 
     SUBSETS: ClassVar[tuple[tuple[str, str], ...]]
@@ -60,12 +60,12 @@ class _Bapps(IqaBuilder):
                 splits[f"{part}_{subset}"] = list(self._read(path, part, subset))
             elif not self.partial:
                 raise DataError(
-                    f"{path}: {self.card.title} has this folder, and it is not there;"
-                    " complete it, or build what there is with --partial"
+                    f"{path}: {self.card.title} has this folder, but it is missing;"
+                    " complete it, or build what is there with --partial"
                 )
         if not splits:
             raise DataError(
-                f"{root / self.MARKER}: {self.card.title} has no subset there, of"
+                f"{root / self.MARKER}: {self.card.title} has none of its subsets:"
                 f" {', '.join('/'.join(names) for names in self.SUBSETS)}"
             )
         return splits
@@ -77,8 +77,8 @@ class _Bapps(IqaBuilder):
             for name in self.card.kind.images
         }
         answers = Folder(path / _FOLDERS.get(opinion, opinion), title=title)
-        # Examples are what any of the folders names, so that a file that is missing
-        # in one of them is distinguished from an example that is missing.
+        # The union over all folders, so that a file missing from one folder is reported
+        # and not taken for an example that is not in the set.
         stems = _stems(answers.path, ".npy").union(
             *(_stems(folder.path, ".png") for folder in images.values())
         )
@@ -100,7 +100,7 @@ class _Bapps(IqaBuilder):
 
 
 def _stems(path: Path, suffix: str) -> set[str]:
-    """Names of the files of a kind, less those that macOS leaves beside them."""
+    """Stems of the files with `suffix`, without the hidden files that macOS adds."""
     return {
         file.stem
         for file in path.iterdir()
@@ -136,7 +136,8 @@ class Bapps(_Bapps):
 
     `judgement` is the share of votes for p1, of 2 in train and of 5 in val (`votes`).
     Each subset is a split: `train_traditional`, `val_superres` and so on. Train is
-    published as 56.6k, 38.1k and 56.6k examples, rounded, so that only val is counted.
+    published as 56.6k, 38.1k and 56.6k examples, rounded, so only val's number is
+    checked.
     """
 
     name = "bapps"
@@ -181,7 +182,7 @@ class Bapps(_Bapps):
 class BappsJnd(_Bapps):
     """BAPPS, JND: whether people took two patches for the same.
 
-    `same` is the share of those who did, of 3 (`votes`). Splits `val_traditional` and
+    `same` is the share who did, of 3 (`votes`). Splits `val_traditional` and
     `val_cnn`.
     """
 

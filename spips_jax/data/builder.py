@@ -4,10 +4,10 @@ A set is a TFDS builder that writes ArrayRecord files without TensorFlow. Each s
 describes the set (`CARD`) and turns the set's official folder into rows (`read_rows`);
 the rest is here:
 
-- every image named by a row is looked for before anything is written, and is decoded,
-  checked and compared in size with its reference while it is written;
-- image files are stored as they are (bytes of a PNG, BMP or JPEG) where their pixels
-  are RGB as stored, and otherwise as a PNG of the pixels that `read_image` gives;
+- before anything is written, every image file that a row names must exist; while the
+  set is written, each is decoded, checked and compared in size with its reference;
+- image files are stored unchanged (bytes of a PNG, BMP or JPEG) where their pixels
+  are RGB as stored, and otherwise as a PNG of the pixels that `read_image` returns;
 - beside the records is `index.csv`: one line for each example, in the order of the
   records, with everything but the images. Splits, folds and tables need only this file.
 """
@@ -37,7 +37,7 @@ from spips_jax.messages import UserError
 
 INDEX = "index.csv"
 SHARD_BYTES = 128 << 20
-"""Size of a shard, about; TFDS holds one shard in memory while it writes it."""
+"""Approximate size of a shard; TFDS holds a shard in memory while writing it."""
 
 TEXT = ("id", "reference_id", "distortion")
 WHOLE = ("level", "votes", "height", "width")
@@ -58,13 +58,13 @@ class Card:
         has its direction.
       scale: the nominal (lowest, highest) opinion, in the set's own units. Values a
         little outside are kept; see `slack`.
-      layout: the official folder layout, a line a file or folder.
+      layout: the official folder layout, one line per file or folder.
       url: where to get the set.
-      licence: its terms, in a line.
+      licence: its terms, in one line.
       citation: BibTeX.
       counts: examples and references of each split, as published.
       extras: further features: `std`, `votes`, or others as numbers.
-      slack: by how much an opinion may lie outside `scale`, in the set's units.
+      slack: how far an opinion may lie outside `scale`, in the set's units.
     """
 
     title: str
@@ -85,8 +85,8 @@ class Row:
     """One example, before its images are read.
 
     Attributes:
-      images: for each image feature of the set's kind its file, or another argument
-        of the builder's `encode`.
+      images: by image feature, its file, or whatever else the builder's `encode`
+        accepts.
       values: every other feature but `height` and `width`: `id`, `reference_id`,
         `distortion` ("" if unknown), `level` (0 if unknown), the opinion, the extras.
       where: the file and line that named it, for errors: "dmos.csv, line 7".
@@ -100,13 +100,13 @@ class Row:
 class Folder:
     """A folder whose files are found regardless of case.
 
-    Sets were made on file systems that ignore case, and their score files spell
-    `I01.BMP` and `i01.bmp` alike.
+    Sets were made on file systems that ignore case; their score files may name
+    `I01.BMP` where the file is `i01.bmp`.
     """
 
     def __init__(self, path: Path, *, title: str) -> None:
         if not path.is_dir():
-            raise DataError(f"{path}: {title} has this folder, and it is not there")
+            raise DataError(f"{path}: {title} has this folder, but it is missing")
         self.path = path
         self._names = {name.lower(): name for name in os.listdir(path)}
 
@@ -128,7 +128,7 @@ def read_lines(path: Path, *, title: str) -> Iterator[tuple[str, str]]:
       DataError: no such file, or not text.
     """
     if not path.is_file():
-        raise DataError(f"{path}: {title} has this file, and it is not there")
+        raise DataError(f"{path}: {title} has this file, but it is missing")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -143,11 +143,11 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields (where, row) for the rows of a CSV file with a header line.
 
-    Names and values are stripped of blanks; names are matched without case. Rows hold
-    every column of the file, the needed `columns` and others, by lower-case name.
+    Names and values are stripped of blanks; names are matched regardless of case. A row
+    holds every column, the required `columns` and others, by lower-case name.
 
     Raises:
-      DataError: no such file, a needed column that is missing, a row of another length.
+      DataError: no such file, a required column missing, a row of another length.
     """
     lines = read_lines(path, title=title)
     first = next(lines, None)
@@ -186,8 +186,8 @@ def number(text: str, *, where: str, name: str) -> float:
 class IqaBuilder(tfds.core.ShardBasedBuilder):
     """Base of the builders; the module describes what it does.
 
-    TFDS's `GeneratorBasedBuilder` gathers a split before it writes it, past 1 GB in
-    files that it opens with TensorFlow; this base writes shard by shard instead.
+    TFDS's `GeneratorBasedBuilder` buffers a whole split before writing it and, above
+    1 GB, does so in files opened with TensorFlow; this base writes shard by shard.
 
     Attributes:
       CARD: the set's description.
@@ -213,10 +213,10 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         """A builder.
 
         Args:
-          card: what the set is, where that is no constant; else `CARD`.
+          card: the set's description, if not the constant `CARD`.
           partial: allows fewer examples than published.
           progress: wraps the rows of a split while they are written.
-          **options: of TFDS's builders.
+          **options: those of TFDS's builders.
         """
         self.card = card or self.CARD
         self.partial = partial
@@ -240,7 +240,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         """Checks an image file; returns the bytes to store and (height, width).
 
         Raises:
-          ImageError: a file that `read_image` refuses.
+          ImageError: a file that `read_image` rejects.
         """
         pixels = read_image(source)
         data = Path(source).read_bytes()
@@ -253,7 +253,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         return data if as_is else encode_png(pixels), pixels.shape[:2]
 
     def find_root(self, manual_dir: Path | None) -> Path:
-        """Returns the set's official folder: `manual_dir` or one that lies in it.
+        """Returns the set's official folder: `manual_dir` or one inside it.
 
         Raises:
           DataError: the set is not there.
@@ -272,7 +272,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         )
 
     def check_rows(self, splits: Mapping[str, Sequence[Row]], root: Path) -> None:
-        """Raises `DataError` for rows that cannot be written or do not add up."""
+        """Raises `DataError` for invalid rows or unexpected numbers of them."""
         card = self.card
         for split, rows in splits.items():
             if not rows:
@@ -289,12 +289,12 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
                 if count != expected:
                     raise DataError(
                         f"{root}: {split} has {count} {what}, {card.title} has"
-                        f" {expected}; complete it, or build what there is with"
+                        f" {expected}; complete it, or build what is there with"
                         " --partial"
                     )
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
-        # TFDS warns of a config that its class does not list, as a user's own is.
+        # TFDS warns about a config that its class does not list, such as a user's own.
         if isinstance(builder_config, tfds.core.BuilderConfig):
             return builder_config
         return super()._create_builder_config(builder_config, version)
@@ -330,7 +330,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
         try:
             manual_dir = Path(dl_manager.manual_dir)
-        except AssertionError:  # TFDS has none, or one with nothing in it
+        except AssertionError:  # TFDS's folder is missing or empty
             manual_dir = None
         root = self.find_root(manual_dir)
         splits = self.read_rows(root)
@@ -355,7 +355,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         self, rows: Iterable[Row], split: str, first: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         index = self.info.metadata
-        encode = functools.lru_cache(maxsize=2)(self.encode)  # references serve many
+        encode = functools.lru_cache(maxsize=2)(self.encode)  # rows share references
         for key, row in enumerate(rows, start=first):
             images, size = _encode_row(row, encode)
             values = {**row.values, "height": size[0], "width": size[1]}
@@ -366,7 +366,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
 def _encode_row(
     row: Row, encode: Callable[[Any], tuple[bytes, tuple[int, int]]]
 ) -> tuple[dict[str, bytes], tuple[int, int]]:
-    """Returns the bytes of a row's images and their one size."""
+    """Returns the bytes of a row's images and their common size."""
     encoded = {}
     sizes = {}
     for name, source in row.images.items():
@@ -380,7 +380,7 @@ def _encode_row(
             raise DataError(
                 f"{row.where}: {row.images[first]} is {sizes[first][1]}x"
                 f"{sizes[first][0]}, {row.images[name]} is {width}x{height} (width x"
-                " height): they must have one size"
+                " height): they must have the same size"
             )
     return encoded, sizes[first]
 
@@ -425,14 +425,14 @@ _STORED_AS_IS = ("BMP", "JPEG", "PNG")
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes uint8 pixels `(H, W, 3)` losslessly, for speed more than for size."""
+    """Encodes uint8 pixels `(H, W, 3)` losslessly, favouring speed over size."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
 class _Index(tfds.core.Metadata):
-    """Collects a line an example and writes them beside the records."""
+    """Collects one line per example and writes them beside the records."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = ("split", *columns)
@@ -448,4 +448,4 @@ class _Index(tfds.core.Metadata):
             writer.writerows(self._rows)
 
     def load_metadata(self, data_dir: Any) -> None:
-        """Nothing: `spips_jax.data.dataset` reads the index where it is needed."""
+        """Does nothing: `spips_jax.data.dataset` reads the index when needed."""

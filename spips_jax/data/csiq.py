@@ -1,10 +1,10 @@
 """CSIQ: 30 references, 6 distortions at 4 or 5 levels.
 
-Scores stand in `csiq.DMOS.xlsx`, sheet `all_by_image`, below a header that begins some
-rows down and some columns in: `image`, `dst_idx`, `dst_type`, `dst_lev`, `dmos_std`,
-`dmos`. The image called 1600 is a number there, the others are text. Files are called
-`1600.AWGN.1.png`, in upper and lower case; they lie in a folder for each distortion, or
-in some copies all in `dst_imgs`.
+Scores are in `csiq.DMOS.xlsx`, sheet `all_by_image`, below a header that is not in the
+first row or column: `image`, `dst_idx`, `dst_type`, `dst_lev`, `dmos_std`, `dmos`. The
+image called 1600 is a number there, the others are text. Files are called
+`1600.AWGN.1.png`, in upper or lower case; they are in one folder per distortion or, in
+some copies, all in `dst_imgs`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KINDS = {
     "jpeg": ("JPEG", "jpeg"),
     "jpeg 2000": ("jpeg2000", "jpeg2000"),
 }
-"""The token in file names (in lower case: the folder) and our name of each type."""
+"""By type, the token in file names (lower-cased, the folder) and our name."""
 
 
 class Csiq(IqaBuilder):
@@ -108,7 +108,7 @@ dst_imgs/awgn/1600.AWGN.1.png""",
 
 
 def _distorted_folders(path: Path, *, title: str) -> Callable[[str], Folder]:
-    """Returns what gives the folder of a token's images: its own, or `path` for all."""
+    """Returns a function from a token to its images' folder: its own, or `path`."""
     everything = Folder(path, title=title)
     if not any(token in everything for token, _ in _KINDS.values()):
         return lambda token: everything
@@ -139,7 +139,7 @@ def _read_sheet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             f"{path}: sheet {_SHEET} has no header line with {', '.join(_COLUMNS)}"
         )
     for row, line in lines:
-        # A row ends with its last cell that is not empty.
+        # A row ends at its last non-empty cell.
         named = dict(itertools.zip_longest(header, line[: len(header)], fillvalue=""))
         cells = {name: named[name] for name in _COLUMNS}
         if any(cells.values()):
@@ -151,23 +151,23 @@ def _read_workbook(path: Path) -> list[list[str]]:
     import openpyxl
 
     try:
-        # The stream is ours, so that it is closed whatever openpyxl raises.
+        # Opened here, so that it is closed whatever openpyxl raises.
         with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles that it does not know
+            warnings.simplefilter("ignore")  # about unknown styles
             book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
             if _SHEET not in book.sheetnames:
                 raise DataError(
                     f"{path}: has the sheets {', '.join(book.sheetnames)}, not {_SHEET}"
                 )
             sheet = book[_SHEET]
-            sheet.reset_dimensions()  # what it says of its size may be wrong
+            sheet.reset_dimensions()  # the declared size may be wrong
             return [
                 [_text(cell) for cell in line]
                 for line in sheet.iter_rows(values_only=True)
             ]
     except DataError:
         raise
-    except Exception as error:  # whatever zip files and XML parsers raise
+    except Exception as error:  # zip files and XML parsers raise many types
         raise DataError(
             f"{path}: damaged, or not a workbook ({one_line(error)})"
         ) from None

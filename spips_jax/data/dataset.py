@@ -1,6 +1,6 @@
-"""A prepared set, opened: examples by number, tables without images, folds.
+"""A prepared set, opened: examples by position, tables without images, folds.
 
-Nothing here needs the builder that wrote the set: TFDS reads it from its folder. The
+The builder that wrote a set is not needed: TFDS reads the set from its folder. The
 records are ArrayRecord files, images are decoded by Pillow, and TensorFlow is not used.
 """
 
@@ -29,17 +29,17 @@ class Dataset:
     """Examples of a prepared set, all of them or some.
 
     `dataset[i]` is a dict: the images as uint8 `(H, W, 3)`, `id`, `reference_id` and
-    `distortion` as str, `level`, the opinion (`mos`, `dmos`, `judgement`, `same`) and
-    what else the set publishes as NumPy scalars.
+    `distortion` as str; `level`, the opinion (`mos`, `dmos`, `judgement`, `same`) and
+    the set's further features as NumPy scalars.
 
     Attributes:
       name: the set's name.
       kind: what an example holds, a record of `spips_jax.kinds`.
       opinion: the name of the human score, a key of `agreement.OPINIONS`, which has its
         direction.
-      index: a column of every feature that is not an image, by name, each `(N,)`.
-      fingerprint: changes when the set's records do: a digest of their files' names,
-        sizes and times.
+      index: every feature that is not an image, by name, as a column `(N,)`.
+      fingerprint: a digest of the names, sizes and times of the record files; changes
+        when they do.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dataset:
         return len(self._rows)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        position = range(len(self))[position]  # IndexError and negatives, as a list has
+        position = range(len(self))[position]  # IndexError, negatives: as in a list
         record = self._source[int(self._rows[position])]
         example: dict[str, Any] = {
             name: column[position] for name, column in self.index.items()
@@ -91,7 +91,7 @@ class Dataset:
         return (self[position] for position in range(len(self)))
 
     def select(self, chosen: np.ndarray | Sequence[int]) -> Dataset:
-        """Returns the examples of a boolean mask `(N,)` or of positions, in order."""
+        """Returns the examples in a boolean mask `(N,)`, or at positions, in order."""
         chosen = np.asarray(chosen)
         positions = np.arange(len(self))[chosen if chosen.size else chosen.astype(int)]
         return replace(
@@ -103,7 +103,7 @@ class Dataset:
     def fold(self, fold: str) -> tuple[Dataset, Dataset]:
         """Returns (training, held-out) examples: "3/5" holds out the third of five.
 
-        Folds are by reference; `spips_jax.data.splits` has the rule.
+        Folds are by reference; `spips_jax.data.splits` states the rule.
 
         Raises:
           DataError: a malformed fold, or fewer references than folds.
@@ -137,7 +137,7 @@ class Dataset:
     def exclude_shared(self, others: Iterable[str]) -> Dataset:
         """Returns the examples whose photograph is in none of the sets `others`.
 
-        `splits.PHOTOGRAPHS` has the photographs that are known to be shared.
+        `splits.PHOTOGRAPHS` lists the photographs known to be shared.
         """
         shared = shared_references(self.name, others) & self._references
         return self.exclude_references(shared)
@@ -146,11 +146,11 @@ class Dataset:
 def open_folder(
     folder: str | os.PathLike[str], *, name: str, split: str = ""
 ) -> Dataset:
-    """Opens a prepared set by its folder, the one with `dataset_info.json`.
+    """Opens a prepared set from its folder, the one with `dataset_info.json`.
 
     Args:
       folder: the folder.
-      name: what the set is called.
+      name: the set's name.
       split: one split, or several as "train_cnn+train_mix"; all of them by default.
 
     Raises:
@@ -200,7 +200,7 @@ def _kind(features: Mapping[str, Any], path: Path) -> tuple[Kind, str]:
         for name, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
-    # Ranks are tried last: every set has a level, they have no opinion but it.
+    # Ranks are tried last: every set has a level, but only theirs is the opinion.
     for kind in sorted(KINDS.values(), key=lambda kind: "level" in kind.opinions):
         for opinion in kind.opinions:
             if images == set(kind.images) and opinion in features:
@@ -216,7 +216,7 @@ def _read_index(path: Path, splits: Sequence[str]) -> dict[str, np.ndarray]:
         for row in reader:
             if row[0] in rows:
                 rows[row[0]].append(row)
-    # In the order in which TFDS joins the splits.
+    # In the order in which TFDS concatenates the splits.
     columns = zip(*(row for split in splits for row in rows[split]), strict=True)
     index = {}
     for name, column in zip(header, columns, strict=True):

@@ -2,18 +2,17 @@
 
 The kinds are those that the quality databases KADID-10k (H. Lin, V. Hosu, D. Saupe,
 QoMEX 2019) and TID2013 (N. Ponomarenko et al., Signal Processing: Image Communication
-30, 2015) show to people. Their grades are our choice throughout: level 1 is just
-visible, level 3 clearly annoying, level 5 very strong, so that a level means about the
-same of every kind, which it does not in those sets. Each kind says which set's kind it
-follows.
+30, 2015) show to people. The grades are our own: level 1 is just visible, level 3
+clearly annoying, level 5 very strong, so that, unlike in those sets, a level means
+about the same for every kind. Each kind's docstring names the kinds it follows.
 
-They were tuned so that the untrained `spips-alexnet` score, averaged over photographs,
-is nearly the same at a level whatever the kind. Some kinds stay milder by their nature:
-`chroma_subsampling` and `saturation_loss` leave the luma, `webp` ends at the lowest
-quality that the codec has, and `brightness` is forgiven by networks as by people.
+The grades were tuned so that, at a given level, the untrained `spips-alexnet` score,
+averaged over photographs, is nearly the same for every kind. Some kinds are inherently
+milder: `chroma_subsampling` and `saturation_loss` keep the luma, `webp` ends at the
+codec's lowest quality, and networks tolerate `brightness`, as people do.
 
-Whatever is random depends on the seed alone, not on the level: a stronger level has the
-same noise field, the same direction or the same lost blocks and more of them.
+Randomness depends on the seed alone, not on the level: a higher level has the same
+noise field, the same direction, or the same lost blocks and more of them.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class Distortion:
     Attributes:
       apply: `(image, grade, rng) -> distorted`. The image is uint8 `(H, W, 3)` RGB; the
         result has the same shape and values around 0 to 255, still to be clipped and
-        rounded unless it is uint8. Pure but for `rng`.
-      grades: what `apply` is given at levels 1 to `LEVELS`.
+        rounded unless it is uint8. Pure except for `rng`.
+      grades: the `grade` passed to `apply` at levels 1 to `LEVELS`.
       unit: what the grades measure.
       random: whether `rng` is used.
     """
@@ -59,20 +58,20 @@ class Distortion:
 def distort(image: np.ndarray, kind: str, level: int, *, seed: int) -> np.ndarray:
     """Returns a distorted copy of an image.
 
-    The same arguments give the same pixels, on one version of NumPy, SciPy, Pillow and
-    its codecs. The same seed gives the same random field at every level.
+    The same arguments give the same pixels with the same versions of NumPy, SciPy,
+    Pillow and its codecs. The same seed gives the same random field at every level.
 
     Args:
       image: uint8 `(H, W, 3)`, RGB as stored, H and W at least `MIN_SIZE`.
       kind: one of `DISTORTIONS`.
       level: 1, just visible, to `LEVELS`, very strong.
-      seed: not negative; what the random kinds are drawn from.
+      seed: 0 or more; fixes the random kinds.
 
     Returns:
       uint8 `(H, W, 3)`.
 
     Raises:
-      ValueError: an argument that breaks this; one line that says what to do.
+      ValueError: an invalid argument; one line that says what to do.
     """
     if kind not in DISTORTIONS:
         raise ValueError(
@@ -84,10 +83,12 @@ def distort(image: np.ndarray, kind: str, level: int, *, seed: int) -> np.ndarra
             f" {LEVELS} (very strong)"
         )
     if seed < 0:
-        raise ValueError(f"seed is {seed}: it must be 0 or more; use its absolute")
+        raise ValueError(
+            f"seed is {seed}: it must be 0 or more; use its absolute value"
+        )
     _check_image(image)
     distortion = DISTORTIONS[kind]
-    # Seeded by the name, not by its place, so that a new kind moves no other's noise.
+    # Seeded by name, not position, so that a new kind changes no other's noise.
     rng = np.random.default_rng([int(seed), *kind.encode()])
     distorted = distortion.apply(image, distortion.grades[int(level) - 1], rng)
     return _to_uint8(distorted)
@@ -121,7 +122,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 def _graded(
     *grades: float, unit: str, random: bool = False
 ) -> Callable[[Apply], Distortion]:
-    """Puts the grades of levels 1 to 5 beside the function that they are for."""
+    """Attaches the grades of levels 1 to 5 to a function."""
 
     def grade(apply: Apply) -> Distortion:
         return Distortion(apply, grades, unit, random)
@@ -153,7 +154,7 @@ def chroma_noise(
 def impulse_noise(
     image: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Salt and pepper in each channel on its own. TID2013 #6, KADID-10k #13."""
+    """Salt and pepper, independent in each channel. TID2013 #6, KADID-10k #13."""
     hit = rng.random(image.shape) < share
     return np.where(hit, 255 * rng.integers(2, size=image.shape), image)
 
@@ -162,7 +163,7 @@ def impulse_noise(
 def speckle_noise(
     image: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise in proportion to the value. TID2013 #19, KADID-10k #14."""
+    """Noise proportional to the value. TID2013 #19, KADID-10k #14."""
     return image * (1 + sigma * rng.standard_normal(image.shape))
 
 
@@ -185,7 +186,7 @@ def defocus_blur(
 ) -> np.ndarray:
     """Blur of a lens out of focus: the mean over a disc. KADID-10k #2."""
     reach = math.ceil(radius)
-    fine = 8  # samples a pixel along each axis, for a round disc at any radius
+    fine = 8  # samples per pixel along each axis, for a round disc at any radius
     offsets = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - (reach + 0.5)
     disc = np.hypot(offsets[:, None], offsets) <= radius
     side = 2 * reach + 1
@@ -216,7 +217,7 @@ def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     padding = ((reach, reach), (reach, reach), (0, 0))
     padded = np.pad(image.astype(np.float64), padding, mode="symmetric")
     size = padded.shape[:2]
-    # By FFT: the largest kernels would take seconds otherwise.
+    # By FFT: the largest kernels would otherwise take seconds.
     transfer = np.fft.rfft2(kernel / kernel.sum(), size)
     spectrum = np.fft.rfft2(padded, axes=(0, 1)) * transfer[..., None]
     blurred = np.fft.irfft2(spectrum, size, axes=(0, 1))
@@ -257,7 +258,7 @@ def webp(image: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndar
 
 
 def _encoded(image: np.ndarray, codec: str, **options: Any) -> np.ndarray:
-    """The image after it was encoded and decoded."""
+    """The image after encoding and decoding."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, codec, **options)
     with Image.open(stream) as decoded:
@@ -282,7 +283,7 @@ def chroma_subsampling(
 ) -> np.ndarray:
     """Cb and Cr at a lower resolution, Y untouched. Like KADID-10k #4 in effect.
 
-    Y changes only where the colour leaves RGB and is clipped, as in any decoder.
+    Y changes only where the colour is outside RGB and clipped, as in any decoder.
     """
     ycbcr = _to_ycbcr(image)
     for channel in (1, 2):
@@ -310,7 +311,7 @@ def _resampled(channel: np.ndarray, factor: float) -> np.ndarray:
 def pixelation(image: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
     """Squares of their mean colour. KADID-10k #21.
 
-    Of a side of 1.5 pixels, every other row and column of squares is 1 pixel wide.
+    At a side of 1.5 pixels, every other row and column of squares is 1 pixel wide.
     """
     means = image.astype(np.float64)
     for axis, length in enumerate(image.shape[:2]):
@@ -346,7 +347,7 @@ def saturation_loss(
 def color_shift(
     image: np.ndarray, distance: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A cast of a random colour, as of a wrong white balance. Cf. KADID-10k #5."""
+    """A random colour cast, as from a wrong white balance. Cf. KADID-10k #5."""
     angle = rng.uniform(0, 2 * math.pi)
     cast = (0, distance * math.cos(angle), distance * math.sin(angle))
     return _to_rgb(_to_ycbcr(image) + cast)
@@ -354,7 +355,7 @@ def color_shift(
 
 @_graded(15, 32, 55, 80, 115, unit="shift in grey values", random=True)
 def brightness(image: np.ndarray, shift: float, rng: np.random.Generator) -> np.ndarray:
-    """Every value up or every value down. TID2013 #16, KADID-10k #18."""
+    """All values shifted up or all shifted down. TID2013 #16, KADID-10k #18."""
     return image + shift * rng.choice((-1, 1))
 
 
@@ -362,7 +363,7 @@ def brightness(image: np.ndarray, shift: float, rng: np.random.Generator) -> np.
 def oversharpening(
     image: np.ndarray, amount: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Unsharp mask of 2 pixels, overdone: halos and noise. KADID-10k #24."""
+    """Excessive unsharp mask of 2 pixels: halos and noise. KADID-10k #24."""
     blurred = scipy.ndimage.gaussian_filter(
         image.astype(np.float64), 2, mode="reflect", axes=(0, 1)
     )
@@ -379,9 +380,9 @@ BLOCK = 16
 def block_loss(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Blocks that were lost and replaced. TID2013 #12 and #15, KADID-10k #23.
 
-    Half of them show what is one block off, as a decoder conceals a loss that it
-    notices, half the image's mean colour. At least one block is lost at every level, so
-    levels of very small images can coincide.
+    Half of them show a neighbouring block, as a decoder conceals a detected loss, half
+    the image's mean colour. At least one block is lost at every level, so levels of
+    very small images can coincide.
     """
     height, width = image.shape[:2]
     grid = (math.ceil(height / BLOCK), math.ceil(width / BLOCK))
@@ -396,8 +397,8 @@ def block_loss(image: np.ndarray, share: float, rng: np.random.Generator) -> np.
             target[:] = mean
             continue
         high, wide = target.shape[:2]
-        # From the left, in the first column from the right; of the intact image, or a
-        # stronger level would bring back what a weaker one has lost.
+        # From the left neighbour, in the first column from the right one. Copied from
+        # the intact image, or a higher level would restore what a lower one has lost.
         start = column - BLOCK if column else min(BLOCK, width - wide)
         target[:] = image[row : row + high, start : start + wide]
     return distorted
@@ -414,7 +415,7 @@ _YCBCR_TO_RGB = np.linalg.inv(_RGB_TO_YCBCR)
 
 
 def _to_ycbcr(image: np.ndarray) -> np.ndarray:
-    """RGB as Y, 0 to 255, and Cb and Cr around 0: BT.601 in full range, as in JPEG."""
+    """RGB to Y, 0 to 255, and Cb and Cr around 0: full-range BT.601, as in JPEG."""
     return image @ _RGB_TO_YCBCR.T
 
 

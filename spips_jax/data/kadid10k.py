@@ -5,7 +5,7 @@
 - `dmos` is the mean of a five-point degradation category rating, from 1 (very annoying)
   to 5 (imperceptible). Higher is better, so the feature is `mos`.
 - `var` is the standard deviation of the votes, not their variance: `1.1,0.3` is 27
-  votes for 1 and 3 for 2. It is the feature `std` as it stands.
+  votes for 1 and 3 for 2. It is the feature `std`, unchanged.
 """
 
 from __future__ import annotations

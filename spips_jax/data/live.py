@@ -1,16 +1,15 @@
 """LIVE Image Quality Assessment Database, release 2: 29 references, 5 distortions.
 
-Scores stand in MATLAB files, an entry an image, in the order of the folders `jp2k`,
-`jpeg`, `wn`, `gblur` and `fastfading` and of the numbers in them (`img1.bmp`, ...):
+Scores are in MATLAB files, one entry per image, ordered by folder (`jp2k`, `jpeg`,
+`wn`, `gblur`, `fastfading`), then by the number in the file name (`img1.bmp`, ...):
 
 - `refnames_all.mat`: `refnames_all`, the file name of each entry's reference;
 - `dmos_realigned.mat`: `dmos_new`, `dmos_std`, and `orgs`, which is 1 where the image
-  is a reference that was shown among the others. Those 203 are left out.
+  is a reference that was shown among the others. Those 203 are excluded.
 
-`dmos.mat` is not used: its scores are as the sessions gave them, each on a scale of its
-own. A further study put the sessions on one scale, and `dmos_realigned.mat` holds what
-came of it; only those scores can be compared across distortions. They go a little
-beyond 0 to 100, which `slack` allows for.
+`dmos.mat` is not used: its scores are on a separate scale for each session. A further
+study put the sessions on one scale; only its scores, in `dmos_realigned.mat`, can be
+compared across distortions. They go a little beyond 0 to 100, which `slack` allows for.
 
 The levels of the distortions are not in these files: `level` is 0.
 """
@@ -47,7 +46,7 @@ _KINDS = {
     "gblur": ("gaussian_blur", 174),
     "fastfading": ("fast_fading", 174),
 }
-"""Our name of each folder's distortion and its images, in the order of the entries."""
+"""By folder, our name of the distortion and the number of images, in entry order."""
 
 
 class Live(IqaBuilder):
@@ -111,7 +110,7 @@ fastfading/img1.bmp""",
             if len(values) != len(dmos):
                 raise DataError(
                     f"{what} has {len(values)} entries, dmos_new has {len(dmos)}: they"
-                    " must go together"
+                    " must agree"
                 )
         images = [
             (kind, image)
@@ -147,10 +146,10 @@ fastfading/img1.bmp""",
         return {"full": rows}
 
     def _counts(self, folders: Mapping[str, Folder], entries: int) -> dict[str, int]:
-        """Returns how many entries are of each folder.
+        """Returns the number of entries for each folder.
 
-        They are the published numbers; in a partial set they are those of the files
-        that are there, and must add up to the number of entries.
+        These are the published numbers or, in a partial set, the numbers of files
+        present, which must add up to the number of entries.
         """
         if self.partial:
             counts = {
@@ -166,32 +165,32 @@ fastfading/img1.bmp""",
         if self.partial:
             raise DataError(
                 f"{self.MARKER}: dmos_new has {entries} entries, the folders have"
-                f" {total} images ({listed}): which is which rests on the folders, so"
-                " they must go together"
+                f" {total} images ({listed}): entries are matched to images by"
+                " these numbers, so they must agree"
             )
         raise DataError(
             f"{self.MARKER}: dmos_new has {entries} entries, {self.card.title} has"
-            f" {total} ({listed}); complete it, or build what there is with --partial"
+            f" {total} ({listed}); complete it, or build what is there with --partial"
         )
 
 
 def _load(path: Path, names: Sequence[str], *, title: str) -> list[list[Any]]:
-    """Returns variables of a MATLAB file, each flat.
+    """Returns variables of a MATLAB file, each flattened.
 
     Raises:
-      DataError: no such file, damaged, a variable that is missing.
+      DataError: no such file, a damaged one, a missing variable.
     """
     import scipy.io
 
     if not path.is_file():
-        raise DataError(f"{path}: {title} has this file, and it is not there")
+        raise DataError(f"{path}: {title} has this file, but it is missing")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of variables that are not needed
-            # The stream is ours, so that it is closed whatever SciPy raises.
+            warnings.simplefilter("ignore")  # about variables that are not needed
+            # Opened here, so that it is closed whatever SciPy raises.
             with path.open("rb") as stream:
                 found = scipy.io.loadmat(stream, squeeze_me=True)
-    except Exception as error:  # whatever the reader meets in a damaged file
+    except Exception as error:  # a damaged file raises many types
         raise DataError(
             f"{path}: damaged, or not a MATLAB file ({one_line(error)})"
         ) from None

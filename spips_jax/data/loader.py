@@ -57,7 +57,7 @@ class Source:
 class Batches(Iterator[Batch]):
     """An iterator of batches, whose state can be saved and restored.
 
-    Use it as a context manager, or `close` it, where it has worker processes.
+    With worker processes, use it as a context manager or `close` it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Batches(Iterator[Batch]):
         self._iterator: Any = None
 
     def __len__(self) -> int:
-        """Batches in one pass over an evaluation set; an endless stream has none."""
+        """Batches in a pass over an evaluation set; an endless stream has no length."""
         if self._endless:
             raise TypeError("a stream of training batches has no length")
         return len(self._batches)
@@ -111,7 +111,7 @@ class Batches(Iterator[Batch]):
         return {"next_batch": self._next, "loader": self._fingerprint}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where the loader was whose state this is.
+        """Resumes at the batch that `state` gives as the next.
 
         Raises:
           DataError: the state of another stream: other data, seed, batch size or
@@ -150,27 +150,28 @@ def train_batches(
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> Batches:
-    """Returns an endless stream of training batches, each of one of the sets.
+    """Returns an endless stream of training batches, each from a single set.
 
     Args:
-      sources: the sets with their weights; each epoch of a set has an order of its own.
+      sources: the sets with their weights; each epoch is shuffled differently.
       batch_size: examples in a batch over all JAX processes.
       seed: fixes the whole stream.
-      num_workers: processes that read ahead, beside this one; 0 uses threads alone.
-        They import the main module again, which must guard its work by
+      num_workers: processes that read ahead, besides this one; 0 uses threads alone.
+        They import the main module again, so it must guard its work with
         `if __name__ == "__main__"`.
       num_threads: threads that decode, in each process.
-      process_index: which process this is; JAX's own number by default.
-      process_count: of how many; JAX's own by default.
+      process_index: this process's number; JAX's own by default.
+      process_count: the number of processes; JAX's own by default.
 
     Raises:
-      DataError: no set or an empty one, a batch that the processes cannot share, images
-        too small for the crop or of several sizes without one, groups of several sizes.
+      DataError: no set or an empty one, a batch not divisible among the processes,
+        images too small for the crop, or of several sizes without a crop, groups of
+        several sizes.
     """
     index, count = _process(process_index, process_count)
     local = _local_batch(batch_size, count)
     if not sources:
-        raise DataError("there is no set to train on: give one source at least")
+        raise DataError("there is no set to train on: give at least one source")
     streams = []
     for number, source in enumerate(sources):
         _check_source(source)
@@ -187,8 +188,8 @@ def train_batches(
             .seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             .shuffle()
             .repeat()
-            # Before the stream is shared out: what an example gets is fixed by its
-            # place in the whole stream.
+            # Before the stream is divided among processes: an example's crop and flip
+            # depend on its place in the whole stream.
             .random_map(Augment(source.crop, source.flip))
         )
         streams.append(
@@ -242,19 +243,19 @@ def eval_batches(
       dataset: the examples.
       batch_size: examples in a batch over all JAX processes.
       by_reference: whether all examples of a batch have one `reference_id`.
-      num_workers: as in `train_batches`, and so the rest.
-      num_threads: likewise.
-      process_index: likewise.
-      process_count: likewise.
+      num_workers: as in `train_batches`.
+      num_threads: as in `train_batches`.
+      process_index: as in `train_batches`.
+      process_count: as in `train_batches`.
 
     Returns:
       The same number of batches in every process. `mask` `(B,)` is False for the copies
-      that fill up a batch; over all processes and batches every example is unmasked
-      once; `position` `(B,)` is where it stands in the set. Batches come by image size,
-      smallest first, and in the set's order; `eval_plan` tells them beforehand.
+      that pad a batch; over all processes and batches every example is unmasked once.
+      `position` `(B,)` is an example's position in the set. Batches are sorted by image
+      size, smallest first, then in the set's order; `eval_plan` returns their contents.
 
     Raises:
-      DataError: an empty set, a batch that the processes cannot share.
+      DataError: an empty set, a batch not divisible among the processes.
     """
     index, count = _process(process_index, process_count)
     local = _local_batch(batch_size, count)
@@ -277,10 +278,10 @@ def eval_batches(
 def eval_plan(
     dataset: Dataset, *, batch_size: int, by_reference: bool = False
 ) -> np.ndarray:
-    """Which examples the batches of `eval_batches` hold, over all processes.
+    """Returns which examples the batches of `eval_batches` hold, over all processes.
 
     Returns:
-      Positions in the set, `(batches, batch_size)`; a copy of p is -1 - p.
+      Positions in the set, `(batches, batch_size)`; a copy of example p is -1 - p.
 
     Raises:
       DataError: an empty set.
@@ -309,8 +310,8 @@ def _process(index: int | None, count: int | None) -> tuple[int, int]:
 def _local_batch(batch_size: int, count: int) -> int:
     if batch_size < 1 or batch_size % count:
         raise DataError(
-            f"a batch of {batch_size} cannot be shared by {count} processes: make it a"
-            f" multiple of {count}"
+            f"a batch of {batch_size} cannot be divided among {count} processes: make"
+            f" it a multiple of {count}"
         )
     return batch_size // count
 
@@ -321,14 +322,14 @@ def _check_source(source: Source) -> None:
         raise DataError(f"{dataset.name}: there are no examples to train on")
     if not source.weight > 0:
         raise DataError(
-            f"{dataset.name}: weight {source.weight:g}: it must be above 0; leave the"
-            " set out instead"
+            f"{dataset.name}: weight {source.weight:g}: it must be above 0; to"
+            " exclude the set, leave it out"
         )
     if not dataset.images:
         if crop is not None or source.flip:
             raise DataError(
-                f"{dataset.name}: holds no images to crop or flip: leave crop and flip"
-                " out"
+                f"{dataset.name}: holds no images to crop or flip: set crop to None,"
+                " flip to False"
             )
         return
     heights, widths = dataset.index["height"], dataset.index["width"]
@@ -349,7 +350,7 @@ def _check_source(source: Source) -> None:
 
 
 def _units(source: Source) -> np.ndarray:
-    """Positions `(U, G)` of what is shuffled as one: examples, or whole groups."""
+    """Positions `(U, G)` of the units to shuffle: single examples or whole groups."""
     dataset = source.dataset
     if not source.grouped:
         return np.arange(len(dataset))[:, None]
@@ -358,14 +359,14 @@ def _units(source: Source) -> np.ndarray:
     if sizes[0] != sizes[-1] or sizes[0] < 2:
         raise DataError(
             f"{dataset.name}: its groups, levels of a distortion of a reference, have"
-            f" {sizes[0]} to {sizes[-1]} examples: groups need two at least and one"
-            " number"
+            f" {sizes[0]} to {sizes[-1]} examples: all must have the same number, at"
+            " least two"
         )
     return np.array(list(groups.values()))
 
 
 def _positions_by(dataset: Dataset, *columns: str) -> dict[tuple, list[int]]:
-    """Positions of the examples that agree in `columns`, by what they have there."""
+    """Positions of the examples, grouped by their values in `columns`."""
     positions: dict[tuple, list[int]] = {}
     keys = zip(*(dataset.index[name].tolist() for name in columns), strict=True)
     for position, key in enumerate(keys):

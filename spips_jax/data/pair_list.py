@@ -1,9 +1,9 @@
 """Pair lists: any CSV file with the columns reference, distorted and a score.
 
-The score's column is called `mos` (higher is better) or `dmos` (higher is worse); one
-called `score` needs its direction said. Further columns are taken where they are there:
-`std`, `distortion`, `level`, `reference_id` (else the reference's path without its
-ending). Paths are relative to the CSV file's folder.
+The score's column is called `mos` (higher is better) or `dmos` (higher is worse); for
+one called `score`, the direction must be declared. Optional columns: `std`,
+`distortion`, `level`, `reference_id` (by default the reference's path without its file
+extension). Paths are relative to the CSV file's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, number, rea
 
 
 class PairList(IqaBuilder):
-    """A set of one's own, from a CSV file."""
+    """A user's own set, from a CSV file."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class PairList(IqaBuilder):
 
         Args:
           csv_file: the list.
-          config: what to call the set.
-          direction: "mos" or "dmos", needed only where the column is called score.
+          config: the set's name.
+          direction: "mos" or "dmos", needed only if the column is called score.
           **options: those of `IqaBuilder`.
 
         Raises:
@@ -82,7 +82,9 @@ class PairList(IqaBuilder):
 def _level(text: str, where: str) -> int:
     level = number(text, where=where, name="level")
     if level != int(level) or level < 0:
-        raise DataError(f"{where}: level is {text!r}: it must be a whole number, 0 up")
+        raise DataError(
+            f"{where}: level is {text!r}: it must be a whole number, 0 or more"
+        )
     return int(level)
 
 
@@ -96,7 +98,7 @@ def _columns_of(path: Path, direction: str) -> tuple[str, str, tuple[str, ...]]:
     table = read_table(path, ("reference", "distorted"), title="a pair list")
     first = next(table, None)
     if first is None:
-        raise DataError(f"{path}: has a header and no rows")
+        raise DataError(f"{path}: has a header but no rows")
     header = first[1]
     found = [name for name in ("mos", "dmos", "score") if name in header]
     if len(found) != 1:
@@ -107,7 +109,7 @@ def _columns_of(path: Path, direction: str) -> tuple[str, str, tuple[str, ...]]:
     (column,) = found
     if column == "score" and not direction:
         raise DataError(
-            f"{path}: its column score does not say which way it goes: pass --direction"
+            f"{path}: its column score does not state its direction: pass --direction"
             " mos (higher is better) or dmos (higher is worse)"
         )
     if column != "score" and direction not in ("", column):

@@ -1,12 +1,13 @@
 """PieAPP: which of two distorted images is closer to their reference.
 
-Three lists, `train_reference_list.txt` and so on, name the references of the splits, a
-file name a line. Each has a table of pairs, `labels/train/ref_1_pairwise_labels.csv`,
-with a blank after each comma of the header. In test, either image of a pair may be the
-reference itself, and there is a second table, of a score for each image.
+Three lists, `train_reference_list.txt` and so on, name the references of the splits,
+one file name per line. Each reference has a table of pairs,
+`labels/train/ref_1_pairwise_labels.csv`, with a blank after each comma of the header.
+In test, either image of a pair may be the reference itself, and each reference has a
+second table, with a score for each image.
 
-The columns with preferences are for image A, which is `p0` here, while a judgement is
-the share for `p1`: 1 minus the preference.
+The preference columns are for image A, here `p0`, while a judgement is the share for
+`p1`: 1 minus the preference.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ _CITATION = """\
 
 _NAME = re.compile(r"distort_\d+_(?P<kind>.+?)(?:_(?:inter|intra)[a-z]*)?_[^_]+", re.I)
 _PEOPLE = 40
-"""How many were asked about a pair, as published."""
+"""Number of people asked about a pair, as published."""
 
 
 class _Pieapp(IqaBuilder):
     """The attributes of `IqaBuilder`, and:
 
-    SPLITS: those with a table.
-    TABLE: how the names of the tables end.
+    SPLITS: the splits that have a table.
+    TABLE: suffix of the tables' names.
     """
 
     ROOTS = _ROOTS
@@ -70,13 +71,13 @@ class _Pieapp(IqaBuilder):
                 splits[split] = list(self._read(root, split, names))
             elif not self.partial:
                 raise DataError(
-                    f"{names}: {self.card.title} has this file, and it is not there;"
-                    " complete it, or build what there is with --partial"
+                    f"{names}: {self.card.title} has this file, but it is missing;"
+                    " complete it, or build what is there with --partial"
                 )
         if not splits:
             raise DataError(
                 f"{root}: {self.card.title} has no {self.SPLITS[0]}_reference_list.txt"
-                " there, nor another such list"
+                " there, nor another split's"
             )
         return splits
 
@@ -97,11 +98,11 @@ class _Pieapp(IqaBuilder):
 
     @abc.abstractmethod
     def _read_table(self, path: Path, stem: str, images: _Images) -> Iterator[Row]:
-        """Yields the rows of one table, of the reference whose name is `stem`."""
+        """Yields the rows of one table, that of the reference called `stem`."""
 
 
 class _Images:
-    """The files of one reference, by the names in its tables."""
+    """The image files of one reference, by the names in its tables."""
 
     def __init__(self, name: str, reference: Path, distorted: Folder) -> None:
         self.reference = reference
@@ -117,7 +118,7 @@ class _Images:
         return self._distorted.find(name, where=where)
 
     def check(self, row: Mapping[str, str], *, where: str) -> None:
-        """Raises for a line of another reference: its images would not be these."""
+        """Raises for a line about another reference: its images are elsewhere."""
         if not self.is_reference(row["ref. image"]):
             raise DataError(
                 f"{where}: is of {row['ref. image']!r}, in the table of"
@@ -128,11 +129,11 @@ class _Images:
 class Pieapp(_Pieapp):
     """PieAPP, pairs: train, val and test with 140, 20 and 40 references.
 
-    `judgement` is what people said, of 40 (`votes`). In train and val not all pairs
-    were shown to people. What they would have said was estimated by maximum likelihood
-    from the pairs that were: `estimate`, which is given for both sorts of pairs there.
-    Where nobody was asked, `votes` is 0 and `judgement` is the estimate; where none is
-    given, as in test, `estimate` is NaN.
+    `judgement` is the share of 40 people's votes (`votes`). In train and val not all
+    pairs were shown to people. `estimate` is a maximum-likelihood estimate from those
+    that were; train and val have it for both sorts of pairs. Where nobody was asked,
+    `votes` is 0 and `judgement` is the estimate; without an estimate, as in test,
+    `estimate` is NaN.
 
     `distortion` names those of p0 and p1, as in `blur/jpeg`.
     """
@@ -162,7 +163,7 @@ labels/{train,val,test}/ref_1_pairwise_labels.csv""",
         for where, row in read_table(path, columns, title=self.card.title):
             images.check(row, where=where)
             names = row["distorted image a"], row["distorted image b"]
-            # Test has one column, of another name.
+            # Test has a single column, with another name.
             raw = "raw preference for A"
             plain = "preference for A"
             asked = _share(row, raw if raw.lower() in row else plain, where=where)
@@ -189,9 +190,9 @@ labels/{train,val,test}/ref_1_pairwise_labels.csv""",
 class PieappScores(_Pieapp):
     """PieAPP, scores: the test split with an error for each image, higher is worse.
 
-    Scores are estimated from the judgements of all pairs by maximum likelihood, and
-    relative: only differences mean something, and the reference of each is at 0. A
-    score may be negative, where people preferred an image to its reference.
+    Scores are maximum-likelihood estimates from the judgements of all pairs. They are
+    relative: only differences are meaningful, and each reference is at 0. A score is
+    negative where people preferred an image to its reference.
     """
 
     name = "pieapp_scores"
@@ -202,7 +203,7 @@ class PieappScores(_Pieapp):
         title="PieAPP (scores)",
         kind=kinds.PAIRS,
         opinion="dmos",
-        # Such scores have no ends; these are far from any that a model can reach.
+        # Such scores are unbounded; these limits are beyond any that a model can reach.
         scale=(-10.0, 20.0),
         slack=10.0,
         counts={"test": (600, 40)},
@@ -224,7 +225,7 @@ labels/test/ref_161_per_image_score.csv""",
             score = number(
                 row["score for distorted image"], where=where, name="the score"
             )
-            # The reference against itself is 0 by definition, and no example.
+            # The reference against itself is 0 by definition, not an example.
             if images.is_reference(name):
                 continue
             values = {

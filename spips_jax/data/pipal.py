@@ -1,17 +1,17 @@
-"""PIPAL: what restoration algorithms, GANs among them, make of 250 photographs.
+"""PIPAL: outputs of restoration algorithms, GANs among them, for 250 photographs.
 
 A line of `Train_Label/A0001.txt` is `A0001_00_00.bmp,1520.0648`, without a header: the
 photograph, the class of distortion, the number within the class, and the Elo score.
-The distorted images come in four archives, and the folders they were unpacked into have
-many names: `Train_Dist`, `Train_Distort_1` to `_4`, `Distortion_1` to `_4`.
+The distorted images come in four archives, unpacked into folders of various names:
+`Train_Dist`, `Train_Distort_1` to `_4`, `Distortion_1` to `_4`.
 
 Scores are Elo ratings from comparisons among images of one photograph: every image
-started at 1400, and 200 points more are 76 % of votes. Between photographs they say
-little: compare them within one.
+started at 1400, and a lead of 200 points means 76 % of votes. Compare them only within
+a photograph; across photographs they mean little.
 
-The validation part has been given to participants of the NTIRE challenges, its scores
-only on request. It is built where it is: `Val_Ref`, `Val_Dist` (or `Val_Distort`) and,
-with lines as above, a folder `Val_Label` or a file `Val_Label.txt`.
+The validation part was given to participants of the NTIRE challenges, its scores only
+on request. It is built if present: `Val_Ref`, `Val_Dist` (or `Val_Distort`) and, with
+lines as above, a folder `Val_Label` or a file `Val_Label.txt`.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _KINDS = (
 )
 """Classes 00 to 06, which the release does not name.
 
-Its authors refer to Table 10 of arXiv:2011.15002; by their numbers of variants there,
-12, 16, 10, 24, 13, 14 and 27, the names belong to the classes in this order.
+Its authors refer to Table 10 of arXiv:2011.15002; the numbers of variants there, 12,
+16, 10, 24, 13, 14 and 27, match the classes to the names in this order.
 """
 
 
 class Pipal(IqaBuilder):
     """PIPAL: 200 + 25 references, 116 + 40 images of each, MOS as Elo ratings.
 
-    The number within a class is only in the id: it is no grade, and `level` is 0. In
-    validation the class may be a number without a meaning, 10; `distortion` is "" then.
+    The number within a class is only in the id: it is not a level, so `level` is 0. In
+    validation the class may be 10, which has no meaning; `distortion` is then "".
     """
 
     MARKER = "Train_Ref"
@@ -70,7 +70,7 @@ class Pipal(IqaBuilder):
         title="PIPAL",
         kind=kinds.PAIRS,
         opinion="mos",
-        # Elo has no ends: the ratings lie between about 900 and 1850.
+        # Elo is unbounded; the ratings lie between about 900 and 1850.
         scale=(800.0, 2000.0),
         slack=100.0,
         counts={"train": (23200, 200), "val": (1000, 25)},
@@ -137,7 +137,7 @@ Train_Label/A0001.txt""",
 
 
 def _distorted(root: Path, split: str, title: str) -> list[Folder]:
-    """The folders with distorted images, and those in them: archives nest theirs."""
+    """The folders with distorted images, and their subfolders: archives nest them."""
     paths = [
         path
         for path in sorted(root.iterdir())
@@ -145,8 +145,8 @@ def _distorted(root: Path, split: str, title: str) -> list[Folder]:
     ]
     if not paths:
         raise DataError(
-            f"{root / f'{split.capitalize()}_Dist'}: {title} has this folder, and it"
-            " is not there"
+            f"{root / f'{split.capitalize()}_Dist'}: {title} has this folder, but it"
+            " is missing"
         )
     nested = [inner for path in paths for inner in sorted(path.iterdir())]
     paths += [path for path in nested if path.is_dir()]
@@ -154,7 +154,7 @@ def _distorted(root: Path, split: str, title: str) -> list[Folder]:
 
 
 def _label_files(root: Path, top: Folder, split: str, title: str) -> Sequence[Path]:
-    """The files with the scores of a split: those of a folder, or one."""
+    """The score files of a split: all in a folder, or a single file."""
     name = f"{split.capitalize()}_Label"
     for spelled in (name, f"{name}.txt"):
         if spelled not in top:
@@ -168,10 +168,9 @@ def _label_files(root: Path, top: Folder, split: str, title: str) -> Sequence[Pa
             if file.suffix.lower() == ".txt" and not file.name.startswith(".")
         ]
     without = (
-        "; its scores are given on request, and without them take Val_Ref away too, to"
-        " build train alone"
+        "; they are given on request; without them, remove Val_Ref to build train alone"
     )
     raise DataError(
-        f"{root / name}: {title} has the scores of {split} there, and they are not"
+        f"{root / name}: {title} has the scores of {split} there, but they are missing"
         f"{without if split == 'val' else ''}"
     )

@@ -1,11 +1,11 @@
-"""Procedural scenes with statistics like those of photographs, for a first run.
+"""Procedural scenes with statistics similar to photographs, for a first run.
 
 Scenes are dead leaves (A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural
-images", IJCV 41, 2001): opaque shapes of power-law sizes that hide one another, which
-gives the edges, the flat stretches and about the 1/f spectrum of photographs. Textures
-within a leaf, shadows, and light that varies over the scene are our additions, as are
-the eight subjects. Painting happens in linear light at twice the size; a box filter
-halves it, so edges are as soft as a sensor's.
+images", IJCV 41, 2001): opaque shapes of power-law sizes that occlude one another, with
+the edges, the flat areas and roughly the 1/f spectrum of photographs. Textures within a
+leaf, shadows, light that varies over the scene and the eight subjects are our
+additions. Scenes are painted in linear light at twice the size; a box filter halves
+them, so edges are as soft as a sensor's.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ LENS_BLUR = 0.7
 """Standard deviation of the lens's blur, in pixels of the canvas."""
 
 SENSOR_NOISE = 1.0
-"""Standard deviation of the camera's noise, in grey values of 255."""
+"""Standard deviation of the camera's noise, in grey values of 0 to 255."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What kinds of scenes differ in.
+    """The parameters of a kind of scene.
 
     Attributes:
       colors: encoded RGB of the leaves.
       sky: encoded RGB of the background, at the top and at the bottom.
       sizes: smallest and largest radius of a leaf, as shares of the scene's side.
-      leaves: how many.
+      leaves: the number of leaves.
       top: where leaves begin, from 0 (the top of the scene) to 1.
       squareness: exponent of the leaves' outline: 2 is an ellipse, 10 a rectangle.
-      upright: whether leaves stand straight.
-      texture: how strong the texture of a leaf is, from 0 to 1.
-      light: factor of all light.
+      upright: whether leaves are not rotated.
+      texture: strength of a leaf's texture, from 0 to 1.
+      light: factor on the brightness of the whole scene.
     """
 
     colors: tuple[tuple[float, float, float], ...]
@@ -125,9 +125,9 @@ SUBJECTS = {
 def scene(number: int, *, height: int = 256, width: int = 256) -> np.ndarray:
     """Paints one scene.
 
-    The same arguments give the same pixels on one version of NumPy and SciPy; other
-    versions may draw other random numbers. Consecutive numbers go through `SUBJECTS`.
-    Sizes other than the default are other compositions.
+    The same arguments give the same pixels with the same versions of NumPy and SciPy;
+    other versions may draw other random numbers. Consecutive numbers cycle through
+    `SUBJECTS`. Another size gives another composition.
 
     Args:
       number: which scene, 0 or more.
@@ -135,7 +135,7 @@ def scene(number: int, *, height: int = 256, width: int = 256) -> np.ndarray:
       width: in pixels, at least `MIN_SIZE`.
 
     Returns:
-      uint8 `(height, width, 3)`, RGB, gamma-encoded as photographs are.
+      uint8 `(height, width, 3)`, RGB, gamma-encoded like photographs.
 
     Raises:
       ValueError: a number below 0 or a size below `MIN_SIZE`.
@@ -155,7 +155,7 @@ def scene(number: int, *, height: int = 256, width: int = 256) -> np.ndarray:
     down = np.linspace(0, 1, shape[0])[:, None, None] + 0.1 * smooth[..., None]
     top, bottom = (np.power(color, GAMMA) for color in subject.sky)
     light = np.clip(top + (bottom - top) * down, 0, None)
-    # The largest first: the small ones, which it would hide, lie on it.
+    # The largest first: they would hide the small ones.
     for radius in np.sort(_radii(rng, subject, min(shape)))[::-1]:
         _paint(light, rough, rng, subject, radius)
     light *= subject.light * np.exp(0.25 * smooth[..., None])
@@ -176,7 +176,7 @@ def _noise(
 
 
 def _radii(rng: np.random.Generator, subject: Subject, side: int) -> np.ndarray:
-    """Radii in pixels, of density 1/r^3, the one under which scale does not matter."""
+    """Radii in pixels, of density 1/r^3, which makes scenes scale-invariant."""
     least, most = (side * size for size in subject.sizes)
     drawn = rng.random(subject.leaves)
     return (least**-2 + drawn * (most**-2 - least**-2)) ** -0.5
@@ -219,7 +219,7 @@ def _paint(
 def _inside(
     y: np.ndarray, x: np.ndarray, angle: float, stretch: float, squareness: float
 ) -> np.ndarray:
-    """Whether places, in radii from the centre, lie within a superellipse."""
+    """Whether points, in radii from the centre, lie within a superellipse."""
     along = np.abs(np.cos(angle) * x + np.sin(angle) * y) / stretch
     across = np.abs(np.cos(angle) * y - np.sin(angle) * x) * stretch
     return along**squareness + across**squareness < 1

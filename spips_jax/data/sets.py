@@ -1,4 +1,4 @@
-"""The sets by name: which there are, preparing and loading them."""
+"""The sets by name: the list of them, preparing and loading."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def prepare(
 
     Args:
       name: a key of `BUILDERS`.
-      data_dir: where prepared sets are kept; TFDS's own place by default.
-      manual_dir: where the downloaded set lies, unpacked: its official folder or the
-        one around it. By default `data_dir/downloads/manual`, as TFDS has it.
-      partial: builds what is there of a set, if it is not all.
-      overwrite: builds it again; the old one stays until the new one is whole.
+      data_dir: where prepared sets are kept; by default TFDS's own folder.
+      manual_dir: the downloaded set, unpacked: its official folder or the parent. By
+        default `data_dir/downloads/manual`, TFDS's convention.
+      partial: builds an incomplete set from the files that are there.
+      overwrite: rebuilds the set; the old one stays until the new one is complete.
       progress: wraps the rows of a split while they are written, for a progress bar.
-      **options: of the builder: `config`, `csv_file`, `direction` of `PairList`;
+      **options: those of the builder: `config`, `csv_file`, `direction` of `PairList`;
         `config`, `photographs`, `size` and so on of `Synthetic`.
 
     Raises:
       DataError: unknown set, nothing found to build from, a bad image or score; the
-        message is one line, and nothing half-built is left.
+        message is one line, and no partial build is left behind.
     """
     builder_class = _builder_class(name)
     root = _root(data_dir)
@@ -85,7 +85,7 @@ def prepare(
         builder = builder_class(
             data_dir=scratch, partial=partial, progress=progress, **options
         )
-        # TFDS prints to standard output, which is the caller's.
+        # TFDS prints to standard output, which belongs to the caller.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_dir=scratch / "downloads",
@@ -112,7 +112,7 @@ def _root(data_dir: str | os.PathLike[str] | None) -> Path:
 def _source(
     builder: IqaBuilder, root: Path, manual_dir: str | os.PathLike[str] | None
 ) -> Path | None:
-    """Returns the folder of a set that was downloaded, which must be there."""
+    """Returns the folder of a downloaded set, which must exist."""
     if isinstance(builder, PairList | Synthetic):
         return None  # their options name their files
     if manual_dir is None:
@@ -128,14 +128,14 @@ def _source(
 
 _PREFIX = "incomplete."
 _ABANDONED = 24 * 3600
-"""Seconds after which an unfinished build must be one that was killed."""
+"""Seconds after which an unfinished build is taken to have been killed."""
 
 
 @contextlib.contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A temporary folder to build in; clears those that killed builds left.
+    """A temporary folder to build in; removes those left by killed builds.
 
-    In `root`, so that a set that is whole can be moved to its place.
+    It is in `root`, so that a complete set can be renamed into place.
     """
     for path in root.glob(f"{_PREFIX}*"):
         if time.time() - path.stat().st_mtime > _ABANDONED:
@@ -159,8 +159,8 @@ def load(
     """Opens a prepared set.
 
     Args:
-      name: a key of `BUILDERS`; "pair_list/NAME" and "synthetic/NAME" for those.
-      data_dir: where prepared sets are kept; TFDS's own place by default.
+      name: a key of `BUILDERS`, or "pair_list/NAME", "synthetic/NAME".
+      data_dir: where prepared sets are kept; by default TFDS's own folder.
       split: one, or several as "train_cnn+train_mix"; all of them by default.
 
     Raises:

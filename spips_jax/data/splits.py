@@ -1,16 +1,16 @@
 """Splits by reference image, and photographs that two sets share.
 
-Pairs of one reference look alike to any network, so a split by pair measures memory.
-Folds here are made of references, by a rule that anyone can repeat with `sha256sum`:
+Pairs of one reference look alike to any network, so a split by pair measures
+memorisation. Folds here split the references, by a rule that `sha256sum` can reproduce:
 
   the references of a set are sorted by the SHA-256 of `"{seed}/{reference_id}"` (UTF-8,
   seed 2504), and the reference at position p belongs to fold `p mod k + 1`.
 
-Tiles of a photograph, `"name#row-column"`, are references of their own that would
-remember each other: they stand in these folds together, by the photograph's name.
+Tiles of a photograph, `"name#row-column"`, are separate references, but would leak
+between folds: the rule uses the photograph's name for them, so they share a fold.
 
-Folds are made of all the references of a split, before any are excluded, so that
-excluding some never moves the others.
+Folds are assigned to all references of a split before any are excluded, so excluding
+some never moves the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     (3, 5)
 
     Raises:
-      ValueError: not of that form, fewer than two folds, a fold that is not there.
+      ValueError: not of that form, fewer than two folds, no such fold.
     """
     match = _FOLD.fullmatch(text)
     if match is None:
@@ -41,20 +41,20 @@ def parse_fold(text: str) -> tuple[int, int]:
     if folds < 2 or not 1 <= fold <= folds:
         raise ValueError(
             f"fold is {text!r}: with {folds} folds they are 1/{folds} to"
-            f" {folds}/{folds}, and there must be two at least"
+            f" {folds}/{folds}, and there must be at least two"
         )
     return fold, folds
 
 
 def parse_names(text: str) -> list[str]:
-    """Parses the names in a text that holds several, with commas between them."""
+    """Parses a comma-separated list of names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def assign_folds(references: Iterable[str], folds: int) -> dict[str, int]:
-    """Returns the fold, 1 to `folds`, of every reference; sizes differ by one at most.
+    """Returns the fold, 1 to `folds`, of every reference; sizes differ by at most one.
 
-    Tiles of a photograph are in one fold, and count as one.
+    Tiles of a photograph are in the same fold and count as one reference.
 
     Raises:
       ValueError: fewer references than folds.
@@ -63,7 +63,7 @@ def assign_folds(references: Iterable[str], folds: int) -> dict[str, int]:
     unique = sorted(set(photographs.values()), key=_order)
     if len(unique) < folds:
         raise ValueError(
-            f"{folds} folds of {len(unique)} references: each fold needs one at least"
+            f"{folds} folds of {len(unique)} references: each fold needs at least one"
         )
     fold = {name: position % folds + 1 for position, name in enumerate(unique)}
     return {name: fold[photograph] for name, photograph in photographs.items()}
@@ -104,18 +104,19 @@ PHOTOGRAPHS: Mapping[str, Mapping[str, str]] = {
 }
 """The Kodak photograph that a set's reference was made from, by reference id.
 
-TID's references are crops of the photographs of the same number (I25 is a computer's).
-LIVE's are named by their subject, and the table follows the subjects and, between the
-two lighthouses, the shape of the image. Which 19 of LIVE's 29 are shared agrees with a
-public list made by comparing the images.
+TID's references are crops of the photographs with the same number (I25 is synthetic).
+LIVE's are named after their subjects; the table matches the subjects and, for the two
+lighthouses, the image's shape. The 19 of LIVE's 29 that are shared agree with a public
+list made by comparing the images.
 """
 
 
 def shared_references(name: str, others: Iterable[str]) -> frozenset[str]:
     """Returns the references of set `name` whose photograph is in a set of `others`.
 
-    Sets without a table share none that are known. Reference ids that are Kodak's own
-    (`kodim05`), as a folder of them gives, are known too.
+    Sets without a table in `PHOTOGRAPHS` share none that are known, except
+    references with Kodak's own names (`kodim05`), as in a set made from a folder of
+    these photographs.
     """
     taken = {photo for other in others for photo in PHOTOGRAPHS.get(other, {}).values()}
     mine = PHOTOGRAPHS.get(name, {photo: photo for photo in _TID.values()})

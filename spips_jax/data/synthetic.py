@@ -1,11 +1,11 @@
 """Graded synthetic distortions of photographs, labelled by their level.
 
 No human rated these pairs. Their label is the level, 1 to 5, of one distortion of one
-photograph, which only ranks the levels among themselves: a stronger level of the same
-distortion of the same photograph looks worse. That is what a rank loss needs, and it
-brings scenes and distortions that no human-scored set has.
+photograph. It only ranks pairs within that group: a higher level of the same distortion
+of the same photograph looks worse. That is what a rank loss needs, and it adds scenes
+and distortions that no human-scored set has.
 
-Photographs come from a folder or, so that nothing need be downloaded, are made:
+Photographs come from a folder or, so that nothing need be downloaded, are painted by
 `spips_jax.data.scenes`.
 """
 
@@ -33,9 +33,9 @@ _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class _Rendering:
-    """An image to be made: a photograph or a part of it, or one distorted."""
+    """An image to render: a photograph or a tile of one, possibly distorted."""
 
-    photograph: Path | int  # a file, or the number of a made scene
+    photograph: Path | int  # a file, or the number of a painted scene
     corner: tuple[int, int] | None = None  # top and left of a tile
     kind: str = ""
     level: int = 0
@@ -64,23 +64,23 @@ class Synthetic(IqaBuilder):
         """A builder of `synthetic/<config>`.
 
         Args:
-          config: what to call the set.
-          photographs: a folder of images; without one, scenes are made.
-          scenes: how many to make.
-          size: side of the square cut from each photograph's middle, or made. By
+          config: the set's name.
+          photographs: a folder of images; without one, scenes are painted.
+          scenes: the number of scenes.
+          size: side of the square cut from each photograph's centre, or of a scene. By
             default photographs stay whole and scenes are 160 pixels.
-          tiles: whether to cut each photograph into all the whole squares of `size`
-            that lie side by side, each a reference `"photograph#row-column"`. Folds
-            keep those of one photograph together.
+          tiles: whether to cut each photograph into all whole, adjacent squares of
+            `size`, each a reference `"photograph#row-column"`. Folds keep the tiles of
+            one photograph together.
           kinds: distortions, all of `distortions.DISTORTIONS` by default.
-          sample: how many of the kinds each reference gets, drawn from the seed, so
-            that many references cost little; all by default.
-          seed: fixes the random distortions, and which kinds are drawn.
+          sample: the number of kinds applied to each reference, drawn at random, so
+            that many references cost little; all kinds by default.
+          seed: fixes the random distortions and the kinds drawn.
           **options: those of `IqaBuilder`.
 
         Raises:
-          DataError: an unknown distortion, fewer than one scene, tiles of no
-            photographs or no size, a sample of more kinds than there are.
+          DataError: an unknown distortion, fewer than one scene, tiles without
+            photographs or size, a sample of more kinds than there are.
         """
         unknown = [kind for kind in kinds if kind not in DISTORTIONS]
         if unknown:
@@ -89,7 +89,7 @@ class Synthetic(IqaBuilder):
                 f" {', '.join(DISTORTIONS)}"
             )
         if scenes < 1:
-            raise DataError(f"{scenes} scenes: make one at least")
+            raise DataError(f"{scenes} scenes: there must be at least one")
         if tiles and (photographs is None or size is None):
             raise DataError(
                 "tiles are cut from photographs: give their folder and size"
@@ -97,8 +97,8 @@ class Synthetic(IqaBuilder):
         self._kinds = tuple(kinds) or tuple(DISTORTIONS)
         if sample is not None and not 1 <= sample <= len(self._kinds):
             raise DataError(
-                f"a sample of {sample} kinds: there are {len(self._kinds)}, draw 1 to"
-                " all of them"
+                f"a sample of {sample} kinds: there are {len(self._kinds)}, draw at"
+                " least 1 and at most all"
             )
         self._folder = None if photographs is None else Path(photographs)
         self._scenes = scenes
@@ -197,7 +197,7 @@ class Synthetic(IqaBuilder):
 
 @functools.lru_cache(maxsize=1)  # rows come photograph by photograph
 def _photograph(photograph: Path | int, size: int | None) -> np.ndarray:
-    """A whole photograph, of `size` at least."""
+    """A whole photograph, at least `size` in height and width."""
     if isinstance(photograph, int):
         side = size or 160
         return scene(photograph, height=side, width=side)

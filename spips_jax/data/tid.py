@@ -1,8 +1,8 @@
 """TID2013 and TID2008: 25 references, many distortions, one layout.
 
-`mos_with_names.txt` has no header: a line is `5.51429 I01_01_1.bmp`. Names are spelled
-in upper case there and partly in lower case on disk (`i01_01_1.bmp`, `I25.BMP`).
-`mos_std.txt`, where there is one, has a number a line in the same order.
+`mos_with_names.txt` has no header: a line is `5.51429 I01_01_1.bmp`. Names are in upper
+case there and partly in lower case on disk (`i01_01_1.bmp`, `I25.BMP`). `mos_std.txt`,
+if present, has one number per line in the same order.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Tid(IqaBuilder):
         if len(lines) != count:
             raise DataError(
                 f"mos_std.txt has {len(lines)} lines, {self.MARKER} has {count}: they"
-                " must go together"
+                " must agree"
             )
         return [number(line, where=where, name="std") for where, line in lines]
 

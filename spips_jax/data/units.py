@@ -1,6 +1,6 @@
 """Examples, units and batches as Grain reads and transforms them.
 
-A unit is what is shuffled as one: an example, or a whole group of them.
+A unit is shuffled as a whole: an example, or a group of examples.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Units:
 
 
 _LEFT_OUT = ("split", "height", "width")
-"""Columns that a batch does not need: its images have their size."""
+"""Columns that a batch does not need: the image arrays have the size."""
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
-    """Joins examples to arrays `(B, ...)`, without the columns that no batch needs."""
+    """Stacks examples into arrays `(B, ...)`, without the columns in `_LEFT_OUT`."""
     return {
         name: np.stack([example[name] for example in examples])
         for name in examples[0]
@@ -72,7 +72,7 @@ class Augment(grain.transforms.RandomMap):
 
 @dataclass(frozen=True)
 class Join(grain.transforms.Map):
-    """Makes a batch `(B, ...)` of stacked units `(B / G, G, ...)`; names the set."""
+    """Reshapes stacked units `(B / G, G, ...)` to a batch `(B, ...)`; adds the set."""
 
     dataset: str
     grouped: bool
@@ -96,8 +96,8 @@ class Planned:
 
     def __getitem__(self, number: int) -> Batch:
         row = self.plan[number]
-        # A copy repeats the example before it or, where a process has only copies, one
-        # of another process.
+        # A copy repeats an example earlier in the batch or, if this process has only
+        # copies, one in another process's batch.
         positions = np.where(row >= 0, row, -1 - row)
         examples = {p: self.dataset[p] for p in dict.fromkeys(positions.tolist())}
         batch = stack([examples[position] for position in positions.tolist()])
