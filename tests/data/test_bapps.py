@@ -173,7 +173,7 @@ def test_a_missing_subset_needs_partial(manual):
 def test_no_subset_at_all_is_an_error(manual):
     for part in ("train", "val"):
         (manual / "dataset" / "2afc" / part).rename(manual / part)
-    assert "no subset" in fails(manual)
+    assert "none of its subsets" in fails(manual)
 
 
 @pytest.mark.parametrize("place", ["bapps/dataset", "bapps", "."])
