@@ -91,10 +91,12 @@ def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) ->
         )
         values(words)
     except (KeyError, AttributeError) as error:  # no such field
-        field = re.sub(r"\W*did you mean.*", "", str(error), flags=re.I).strip("\"'")
-        given = " ".join(overrides)
+        text = str(error.args[0])  # may end with: Did you mean "seed" instead of "sed"?
+        field = re.findall(r"\w+", text)[0]
+        near = re.search(r"mean \W*(\w+)", text)
+        hint = f"; did you mean {near[1]}?" if near else ""
         raise UserError(
-            f"no field {field!r} in {given}; {fields} lists them all"
+            f"no field {field!r} in {' '.join(overrides)}; {fields} lists them all{hint}"
         ) from None
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
