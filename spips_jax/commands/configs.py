@@ -95,8 +95,9 @@ def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) ->
         field = re.findall(r"\w+", text)[0]
         near = re.search(r"mean \W*(\w+)", text)
         hint = f"; did you mean {near[1]}?" if near else ""
+        given = " ".join(overrides)
         raise UserError(
-            f"no field {field!r} in {' '.join(overrides)}; {fields} lists them all{hint}"
+            f"no field {field!r} in {given}; {fields} lists them all{hint}"
         ) from None
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None

@@ -69,6 +69,11 @@ def test_an_error_in_a_config_is_found(tmp_path, text, message):
             ["--config", "quickstart", "--config.lots=3"],
             "no field 'lots' in --con",
         ),
+        (
+            ["--config", "quickstart", "--config.optim.learning_rat=3"],
+            "no field 'learning_rat' in --config.optim.learning_rat=3; docs/training.md"
+            r" lists them all; did you mean learning_rate\?\n$",
+        ),
         (["--config", "quickstart", "--config.num_steps=x"], "num_steps"),
         (["--config", "quickstart", "--config.seed"], "--config.seed has no value"),
     ],
