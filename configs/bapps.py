@@ -2,12 +2,12 @@
 
 Zhang et al. (CVPR 2018; SPIPS is trained on their data): all three training splits,
 Adam of rate 1e-4 with b1 = 0.5 as in their code, batches of 50, 5 epochs and 5 more in
-which the rate falls linearly to 0; weights held at 0 or above, the backbone as it is.
-The rate falls with every step here, there with every epoch, and nothing is dropped out.
-151.4k triplets, as they publish the number, make 3,028 steps an epoch. The six
-validation splits count equally for which checkpoint is the best.
+which the rate falls linearly to 0; weights held at 0 or above, the backbone frozen.
+Unlike theirs, the rate falls with every step, not every epoch, and there is no dropout.
+The 151.4k triplets that they report make 3,028 steps per epoch. The six validation
+splits count equally in selecting the best checkpoint.
 
-Command, on 4 or 8 devices with --config.batch_size=48, as 50 does not divide:
+Command, on 4 or 8 devices with --config.batch_size=48, as they cannot share 50:
 
     spips data prepare bapps --manual_dir ~/Downloads
     spips train --config bapps --workdir=DIR

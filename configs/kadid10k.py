@@ -1,6 +1,6 @@
-"""KADID-10k: 10,125 pairs of 81 photographs, a fifth of these held out.
+"""KADID-10k: 10,125 pairs of 81 photographs, a fifth of which are held out.
 
-As configs/tid2013.py, with more steps: more pairs are to be seen as often.
+Like configs/tid2013.py, with more steps, so that its more pairs are seen as often.
 
 Command, for the third of five folds:
 

@@ -1,11 +1,11 @@
 r"""spips-lite's backbone, learned from ImageNet's AlexNet on distorted photographs.
 
-It starts from random values and learns, tap by tap, AlexNet's features and what they
-say of the difference of two images: spips_jax/training/distill.py. Labels take no part.
-What comes of it is a backbone with an untrained head on top, to be given to a run that
-trains the head, by --config.model.weights=lite_backbone.safetensors.
+It starts from random values and learns, tap by tap, AlexNet's features and their
+differences between two images: spips_jax/training/distill.py. Labels are not used. The
+result is a backbone with an untrained head. A run that trains the head takes it by
+--config.model.weights=lite_backbone.safetensors.
 
-Command, with a folder of photographs, 256 pixels wide and high at least:
+Command, with a folder of photographs, at least 256 pixels wide and high:
 
     spips convert alexnet
     spips data prepare synthetic --photographs DIR --name photos \
@@ -15,10 +15,10 @@ Command, with a folder of photographs, 256 pixels wide and high at least:
 
 Hardware: one core of a cloud VM, no GPU.
 Time: 52 minutes, some of them beside other work.
-Result: on the 440 pairs of 8 photographs that were held out, of 151. Features are the
-    loss by tap, where 1 says nothing of AlexNet's; correlations are Pearson's, of the
-    logarithms of the mean differences with AlexNet's, and beside them those of the
-    random network that it began as, on every second pair.
+Result: on the 440 pairs of 8 held-out photographs, of 151. "features" is the loss by
+    tap, where 1 means nothing learned of AlexNet's; "correlation" is Pearson's, between
+    the logarithms of its mean differences and AlexNet's; "at first" is that of the
+    random initial network, on every second pair.
 
     tap          relu1   relu2   relu3   relu4   relu5
     features     0.290   0.603   0.687   0.737   0.768
@@ -53,6 +53,6 @@ def get_config() -> ConfigDict:
     config.optim.average = 0.998
     config.optim.multipliers.backbone = 1.0
     config.optim.multipliers.adapter = 3.0
-    # Once: how it ranks levels is not what it learns, and is to choose no checkpoint.
+    # Once: it does not learn to rank levels, so that must not select the checkpoint.
     config.validate.every = config.num_steps
     return config

@@ -1,9 +1,9 @@
 """Several sets at once: scores, forced choices, and synthetic grades.
 
-A batch is of one set and is learned with that set's losses: KADID-10k and TID2013 with
-correlation, ranks and distance, BAPPS with a ranker, the synthetic scenes with ranks
-among the levels of one distortion. References of the validation are held out; BAPPS is
-validated on its own splits, two of them of distortions that it is not trained on.
+Each batch comes from one set and uses that set's losses: KADID-10k and TID2013
+correlation, ranks and distance, BAPPS a ranker, the synthetic scenes ranks among the
+levels of one distortion. Validation references are held out; BAPPS is validated on its
+own splits, two of them with distortions that are not trained on.
 
 Command, with SET each of kadid10k, tid2013 and bapps:
 

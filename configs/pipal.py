@@ -1,7 +1,7 @@
-"""PIPAL: what restoration networks make of 200 photographs, a fifth of these held out.
+"""PIPAL: restoration networks' outputs for 200 photographs, a fifth of these held out.
 
-Only the split that is published with its scores is taken. A score of PIPAL compares
-images of one photograph; as is usual, this trains and evaluates across photographs.
+Only the split published with its scores is used. A score of PIPAL compares images of
+one photograph; as is usual, this trains and evaluates across photographs.
 
 The recipe is that of configs/tid2013.py, with more steps for more pairs.
 

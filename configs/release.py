@@ -1,9 +1,9 @@
 r"""The models that come with the package: their heads, on all of TID2013.
 
-As `configs/tid2013.py`, whose folds say how good they are, but no reference is held
-out. spips-lite's backbone is the one in the package, or `--config.model.weights` names
-the file that `configs/lite_backbone.py` made. Which references to leave out can be said
-by name, so that a set that shares photographs stays a fair test.
+Like `configs/tid2013.py`, whose folds measure how good they are, but no reference is
+held out. spips-lite's backbone is the one in the package, or `--config.model.weights`
+names the file that `configs/lite_backbone.py` made. References can be excluded by name,
+so that a set that shares photographs remains a fair test.
 
 Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
 
@@ -18,8 +18,8 @@ Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
 Hardware: two cores of a cloud VM, no GPU.
 Time: 95 to 113 s a model, beside other work, with the pooled pairs
     in the cache; computing them takes some 20 minutes of CPU time once for each model.
-Result: SRCC with the rows that it is trained on, 0.931 lite, 0.962 AlexNet, 0.965
-    SqueezeNet; of rows that it is not: docs/models.md.
+Result: SRCC on the training rows: 0.931 lite, 0.962 AlexNet, 0.965 SqueezeNet; on
+    other rows: docs/models.md.
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ Hardware: two cores of a cloud VM, no GPU.
 Time: some 20 minutes of CPU time once, for the pooled pairs; then
     40 and 44 s a fold.
 Result: SRCC on the held-out references 0.946 and 0.935 of folds 1 and 2, on the 1,784
-    of 3,000 pairs that were at hand; benchmarks/ablation.py has 0.946, 0.935, 0.947,
+    of 3,000 pairs that were available; benchmarks/ablation.py has 0.946, 0.935, 0.947,
     0.952, 0.960 for the five.
 """
 

@@ -2,10 +2,10 @@
 
     spips evaluate --config tid2013 --output=DIR
 
-A trained model joins by `--model model.safetensors`. Those of the package were trained
-on this set: docs/models.md has how good they are on what they did not see. On the 1,784
-pairs of a rebuilt set: SRCC 0.822 (untrained SPIPS), 0.783 and 0.765 (LPIPS), 0.761,
-0.574, 0.653; 22 minutes on two CPU cores beside other work.
+Add a trained model by `--model model.safetensors`. Those of the package were trained on
+this set: docs/models.md has their results on unseen data. On the 1,784-pair
+reconstruction: SRCC 0.822 (untrained SPIPS), 0.783 and 0.765 (LPIPS), 0.761, 0.574,
+0.653; 22 minutes on two CPU cores beside other work.
 """
 
 from ml_collections import ConfigDict
