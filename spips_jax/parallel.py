@@ -1,9 +1,8 @@
 """Devices and processes: the one file that knows `jax.pmap` and `jax.distributed`.
 
 Steps are plain functions of a replicated tree and a device's part of a batch; inside
-them `mean` and `gather` reach the other devices. Replicated trees go in and come out
-without a device axis, so that the state of training looks the same on one device and
-on a pod.
+them `mean` and `gather` combine values of all devices. Replicated trees have no device
+axis, so that the training state looks the same on one device and on a pod.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ _METADATA_SECONDS = 5.0
 def initialize(distributed: str) -> None:
     """Joins the processes of a run over several hosts, where there are several.
 
-    The environment says where the coordinator is, how many processes there are and
-    which this is: on TPU pods, Slurm, Open MPI and Kubernetes JAX finds that out, and
-    anywhere else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
-    "auto" asks the same environment, but for Kubernetes without TPUs.
+    The environment gives the coordinator, the number of processes and this one's index:
+    JAX detects them on TPU pods, Slurm, Open MPI and Kubernetes; elsewhere set
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. "auto" recognises the
+    same environments, except for Kubernetes without TPUs.
 
     Args:
-      distributed: "yes", "no", or "auto": where the environment names several hosts.
+      distributed: "yes", "no", or "auto": if the environment names several hosts.
 
     Raises:
-      ValueError: "yes", and the environment does not say what is needed.
+      ValueError: "yes", and the environment lacks what is needed.
     """
     wanted = distributed == "yes" or (distributed == "auto" and _several_hosts())
     if not wanted or jax.distributed.is_initialized():
@@ -62,7 +61,7 @@ def initialize(distributed: str) -> None:
     )
     try:
         jax.distributed.initialize(num_processes=count, process_id=index)
-    except (ValueError, RuntimeError) as error:  # the latter: JAX was used before
+    except (ValueError, RuntimeError) as error:  # Runtime: JAX was used before
         raise ValueError(
             f"distributed is {distributed!r}, but the processes cannot find each other"
             f" ({error}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"
@@ -84,12 +83,12 @@ def _several_hosts() -> bool:
 
 
 def _tpu_workers() -> str:
-    """The hosts of the slice that this TPU VM is of, with commas; "" elsewhere.
+    """The hosts of this TPU VM's slice, comma-separated; "" elsewhere.
 
     Slices made by gcloud set no variable: only their metadata server knows the hosts.
     """
-    # When JAX is imported it sets the variable where there is no TPU, so that nobody
-    # waits for a server that is not there.
+    # JAX sets the variable on import if there is no TPU, to avoid waiting for a server
+    # that does not exist.
     if "TPU_SKIP_MDS_QUERY" in os.environ or importlib.util.find_spec("libtpu") is None:
         return ""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
@@ -98,7 +97,7 @@ def _tpu_workers() -> str:
         "worker-network-endpoints",
         headers={"Metadata-Flavor": "Google"},
     )
-    # The server is on the machine's own link, where no proxy reaches.
+    # The server is link-local, where no proxy reaches.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=_METADATA_SECONDS) as answer:
@@ -113,29 +112,29 @@ def is_writer() -> bool:
 
 
 def everywhere(value: bool) -> bool:
-    """Whether it holds in every process; all of them must ask."""
+    """Whether `value` is true in every process; all of them must call this."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
 def of_the_writer(array: np.ndarray) -> np.ndarray:
-    """The writer's array in every process; all of them give one of the same shape."""
+    """The writer's array in every process; all must pass one of the same shape."""
     if jax.process_count() == 1:
         return array
-    return np.array(multihost_utils.broadcast_one_to_all(array))  # one to write to
+    return np.array(multihost_utils.broadcast_one_to_all(array))  # writable
 
 
 def mapped(step: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
     """Compiles a step for all devices.
 
     Args:
-      step: `(first, second, batch) -> result`, where the first two are replicated, as
-        is the result: it must come out the same on every device, by `mean` or `gather`.
+      step: `(first, second, batch) -> result`, where the first two and the result are
+        replicated: `mean` or `gather` must make the result equal on every device.
       donate: whether `first` may be overwritten.
 
     Returns:
-      A function of two replicated trees and a batch that was `split`.
+      A function of two replicated trees and a batch from `split`.
     """
     return jax.pmap(
         step,
@@ -157,7 +156,7 @@ def gather(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a tree on this process's devices, so that no step has to."""
+    """Puts a tree on this process's devices, so that steps need not copy it."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P()))
 
@@ -173,15 +172,15 @@ def split(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], int]]:
-    """Turns SIGTERM and Ctrl-C into a question to ask between steps.
+    """Turns SIGTERM and Ctrl-C into a value to check between steps.
 
     Yields:
-      A function of the step that returns the number of the signal that asks to stop, or
-      0; over several processes it says the same in all of them at the same step. A
-      second Ctrl-C interrupts at once, as ever.
+      A function of the step that returns the number of the received signal, or 0; with
+      several processes, it returns the same in all of them at the same step. A second
+      Ctrl-C interrupts at once, as usual.
     """
     if jax.process_count() > 1:
-        # SIGTERM of any process reaches all of them through JAX's coordinator.
+        # SIGTERM to any process reaches all of them through JAX's coordinator.
         yield (
             lambda step: (
                 signal.SIGTERM
@@ -191,7 +190,7 @@ def stop_signal() -> Iterator[Callable[[int], int]]:
         )
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: 0  # signals are the main thread's
+        yield lambda step: 0  # only the main thread handles signals
         return
     received: list[int] = []
     before: dict[int, Any] = {}

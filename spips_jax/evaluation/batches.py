@@ -1,4 +1,4 @@
-"""One pass over a set, on all devices: what training and evaluation score sets with."""
+"""One pass over a set on all devices, for scoring in training and evaluation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def run_batches(
     by_reference: bool = False,
     first_batch: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (positions `(B,)`, values `(B, ...)`) until every example was there once.
+    """Yields (positions `(B,)`, values `(B, ...)`), every example once.
 
     Args:
       score: runs a batch on all devices and returns `position`, `mask`, `values`.
       dataset: the examples.
       batch_size: over all processes.
       num_threads: threads that read images.
-      by_reference: whether all examples of a batch have one `reference_id`.
-      first_batch: the batch to begin with, in the plan of `eval_plan`.
+      by_reference: whether all examples of a batch share one `reference_id`.
+      first_batch: index of the first batch, in the plan of `eval_plan`.
     """
     with eval_batches(
         dataset,

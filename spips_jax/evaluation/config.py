@@ -1,7 +1,7 @@
 """The fields of an evaluation config.
 
-Every config starts from `default()`, so that all fields are there to be overridden on
-the command line (`--config.batch_size=16`). Nothing past `run.evaluate` sees a config.
+Every config starts from `default()`, so that every field can be overridden on the
+command line (`--config.batch_size=16`). Nothing past `run.evaluate` sees a config.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from spips_jax.messages import UserError
 
 
 class EvaluationError(UserError):
-    """An evaluation that cannot be made; one line that says why and what to do."""
+    """An evaluation that cannot be run; one line that says why and what to do."""
 
 
 def default() -> ConfigDict:
-    """Returns a config with every field but the models and sets.
+    """Returns a config with every field except the models and sets.
 
-    `config.models.<label>` is what `model` makes, `config.data.<label>` what `dataset`
-    makes. The first model is the one the report looks at most closely.
+    `model` makes `config.models.<label>`, `dataset` makes `config.data.<label>`. The
+    report covers the first model in most detail.
     """
     return ConfigDict(
         {
             "models": ConfigDict(sort_keys=False),  # in the order they are given
             "data": ConfigDict(sort_keys=False),
-            "data_dir": "",  # where prepared sets are; TFDS's own place
+            "data_dir": "",  # folder of the prepared sets; TFDS's own
             "batch_size": 8,  # examples over all devices
-            "num_threads": 4,  # that read images
+            "num_threads": 4,  # threads that read images
             "distributed": "auto",  # join the processes of several hosts: yes, no
-            "samples": 1000,  # of the bootstrap
-            "confidence": 0.95,  # of its intervals
-            "seed": 0,  # of its samples
-            "worst": 10,  # disagreements of the first model that are drawn
+            "samples": 1000,  # bootstrap samples
+            "confidence": 0.95,  # level of the bootstrap intervals
+            "seed": 0,  # of the bootstrap samples
+            "worst": 10,  # worst disagreements of the first model to draw
         }
     )
 
@@ -55,13 +55,13 @@ def model(
 
     Args:
       name: of a model or a baseline, or a trained model's .safetensors file.
-      trained: False takes the uniform head of a SPIPS model by name.
+      trained: False uses the uniform head of a SPIPS model given by name.
       weights: the backbone's file; the cache's by default.
-      head: the second file of LPIPS and DISTS, likewise.
+      head: the second file of LPIPS and DISTS; the cache's by default.
       dtype: of the backbone: float32 or bfloat16.
-      value_range: the range that is declared to the metric of images in [0, 1]. One
-        other than (0, 1) repeats published numbers of a metric that was given the wrong
-        range, as LPIPS often is: (-1, 1).
+      value_range: the range declared to the metric for images in [0, 1]. One other than
+        (0, 1) reproduces published numbers of a metric that was given the wrong range,
+        as LPIPS often is: (-1, 1).
     """
     return ConfigDict(
         {
@@ -87,12 +87,12 @@ def dataset(
 
     Args:
       name: as `spips data list` gives.
-      split: one, or several as "val_cnn+val_color"; all of them by default.
-      fold: "2/5" takes the second of five folds by reference, what a model that was
-        trained with `config.data.fold="2/5"` did not see; all examples by default.
-      exclude_references: names with commas between, left out.
-      exclude_shared: sets, likewise; references whose photograph is in one of them are
-        left out.
+      split: one, or several such as "val_cnn+val_color"; all of them by default.
+      fold: "2/5" selects the second of five folds by reference, which a model trained
+        with `config.data.fold="2/5"` did not see; all examples by default.
+      exclude_references: references to exclude, comma-separated.
+      exclude_shared: sets, comma-separated; references whose photograph is in one of
+        them are excluded.
     """
     return ConfigDict(
         {
@@ -110,7 +110,7 @@ _POSITIVE = ("batch_size", "num_threads", "samples")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `EvaluationError` for values that no evaluation can have."""
+    """Raises `EvaluationError` for impossible values."""
     for field in ("models", "data"):
         if not config[field]:
             flag = "--model" if field == "models" else "--data"
@@ -169,6 +169,6 @@ def _check_model(label: str, one: Any) -> None:
 def _check_fields(where: str, one: Any, like: ConfigDict) -> None:
     if not isinstance(one, ConfigDict) or one.keys() != like.keys():
         raise EvaluationError(
-            f"{where}: has not the fields {', '.join(like.keys())}: make it with"
+            f"{where}: its fields are not {', '.join(like.keys())}: make it with"
             " evaluation.model or evaluation.dataset"
         )

@@ -27,11 +27,11 @@ def write_scatter(
     scores: Mapping[str, np.ndarray],
     found: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Draws opinions over scores, a panel a metric, with the fitted logistic.
+    """Draws opinions over scores, one panel per metric, with the fitted logistic.
 
     Args:
       path: the PNG, written whole or not at all.
-      dataset: pairs with an opinion that is one number an image.
+      dataset: pairs whose opinion is one number per image.
       scores: `(N, 1)` by metric, all finite.
       found: what `results_of` says of each metric.
     """
@@ -44,7 +44,7 @@ def write_scatter(
     opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
     kinds = dataset.index["distortion"]
     names = sorted(set(kinds.tolist()))
-    # Ten colours at most can be told apart; more would only look as if they could.
+    # At most ten colours can be told apart; more would mislead.
     coloured = 1 < len(names) <= 10
     for axis in axes[len(scores) :]:
         axis.set_axis_off()
@@ -82,13 +82,13 @@ def write_scatter(
 def write_bars(
     path: str | os.PathLike[str], one: Mapping[str, Any], *, column: str, title: str
 ) -> None:
-    """Draws the main statistic on each distortion or level, a bar a metric.
+    """Draws the main statistic on each distortion or level, one bar per metric.
 
     Args:
       path: the PNG, written whole or not at all.
       one: what `results_of` says of a set, whose metrics have `parts`.
       column: which parts.
-      title: a line above.
+      title: the figure's title, one line.
     """
     models = parts_of(one, column)
     parts = list(next(iter(models.values())))
@@ -139,11 +139,11 @@ def write_disagreement(
 
     Args:
       path: the PNG, written whole or not at all.
-      example: of the set.
+      example: an example of the set.
       dataset: the set.
       candidate: the metric.
-      scores: of the pairs that are compared.
-      title: a line above.
+      scores: of the compared pairs.
+      title: the figure's title.
     """
     compared = dataset.kind.compared
     first, _ = compared[0]
@@ -170,7 +170,7 @@ def write_disagreement(
             title=title,
         )
         return
-    # Of one map there is no fusion; of whole images, as DISTS compares, no map.
+    # A single map is not fused; DISTS, which compares whole images, has no map.
     fused = [
         part.maps.get("fused", next(iter(part.maps.values()), None)) for part in parts
     ]
@@ -193,7 +193,7 @@ def _write_choice(
     *,
     title: str,
 ) -> None:
-    """A reference and the images to choose from; below each its map, on one scale."""
+    """A reference and the images to choose from, each above its map, on one scale."""
     height, width = images[0][1].shape[:2]
     rows = 2 if maps else 1
     panel = 3.2

@@ -1,7 +1,7 @@
-"""Numbers that others published, to be shown beside measured ones as what they are.
+"""Numbers published by others, shown beside measured ones and marked as such.
 
-`published.csv` has them as they were printed, each with its source. They are of the
-whole set, or of the part named, by the publishers' own code and images.
+`published.csv` has them as printed, each with its source. They are for the whole set or
+the named part, computed with the publishers' own code and images.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SOURCES = {
     "pyiqa": "C. Chen, J. Mo, IQA-PyTorch, tests/FR_benchmark_results.csv at commit"
     " 0d00073, github.com/chaofengc/IQA-PyTorch",
 }
-"""What `source` in the table stands for."""
+"""The reference for each `source` in the table."""
 
 
 def published(name: str) -> list[dict[str, Any]]:
-    """Returns the published numbers on a set, by its name, in the table's order.
+    """Returns the published numbers for a set, by its name, in the table's order.
 
     Each has `part` (a distortion of the set, "" for all of it), `statistic`, `metric`,
     `value` and `source`, a key of `SOURCES`.

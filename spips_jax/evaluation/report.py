@@ -30,7 +30,7 @@ TITLES = {
 }
 
 NONE = "n/a"
-"""In a table, where there is no number; a note below says why."""
+"""Stands for a missing number in a table; a note below says why."""
 
 _BETTER = {True: "higher", False: "lower"}
 
@@ -78,8 +78,8 @@ def write_tables(path: str | os.PathLike[str], results: Mapping[str, Any]) -> No
         "# Agreement with people",
         "",
         f"Brackets: {confidence} intervals, {results['samples']:,} bootstrap samples"
-        " **over reference images**. Signs are turned by the directions that metrics"
-        " and sets declare: larger is better, except for RMSE and outlier ratio.",
+        " **over reference images**. Signs follow the directions that metrics and sets"
+        " declare: larger is better, except for RMSE and outlier ratio.",
         "",
     ]
     for name, one in results["sets"].items():
@@ -146,7 +146,7 @@ def _differences(one: Mapping[str, Any], confidence: str) -> list[str]:
     main = TITLES[one["main"]]
     return [
         f"Differences in {main}, both metrics on the same bootstrap samples; one is"
-        f" ahead if the {confidence} interval leaves out 0:",
+        f" ahead if the {confidence} interval excludes 0:",
         "",
         *_table(["metrics", f"difference in {main}", "p", "ahead"], rows),
     ]
@@ -159,7 +159,7 @@ def _winner(difference: Mapping[str, Any]) -> str:
 
 
 def parts_of(one: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """What each metric's `parts` of a set say of a column; {} if it has none."""
+    """Each metric's `parts` of a set, for one column; {} if there are none."""
     return {
         label: values["parts"][column]
         for label, values in one["models"].items()
@@ -223,7 +223,7 @@ def _published(one: Mapping[str, Any]) -> list[str]:
 
 
 def _made(results: Mapping[str, Any]) -> list[str]:
-    """How the numbers came about."""
+    """How the numbers were computed."""
     rows = []
     for label, one in results["models"].items():
         low, high = one["value_range"]
@@ -241,14 +241,14 @@ def _made(results: Mapping[str, Any]) -> list[str]:
         f"- on {results['devices']}; {packages}",
         "- Images are read as stored, in [0, 1], at their own size.",
         f"- Fits of opinions to scores, by least squares: {fits}. RMSE and outlier"
-        " ratio are after that of 4.",
+        " ratio are after the 4-parameter fit.",
         "- `scores.csv` has every pair, `results.json` all numbers.",
         "",
     ]
 
 
 def _number(value: Any) -> str:
-    """A number of a table, with its interval if it has one."""
+    """A number for a table, with its interval if it has one."""
     if value is None:
         return NONE
     if not isinstance(value, Mapping):

@@ -13,7 +13,7 @@ from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation.statistics import columns
 
 PARTS = ("distortion", "level", "split")
-"""Columns by whose values a set is taken apart."""
+"""Columns whose values divide a set into parts."""
 
 EQUATIONS = {
     4: "(b1 - b2) / (1 + exp(-(x - b3) / b4)) + b2",
@@ -31,21 +31,21 @@ def results_of(
     confidence: float,
     seed: int,
 ) -> dict[str, Any]:
-    """All that is said of metrics on a set, as plain values for JSON.
+    """All results of metrics on a set, as plain values for JSON.
 
     Args:
       dataset: the examples.
       scores: `(N, n)` of each metric, of the pairs that the set's kind compares.
       higher_is_better: the direction of each metric.
-      samples: of the bootstrap over references.
-      confidence: of its intervals.
-      seed: of its samples.
+      samples: bootstrap samples over references.
+      confidence: level of the bootstrap intervals.
+      seed: of the bootstrap samples.
 
     Returns:
       `examples`, `references`, `opinion`, `main`, the statistic that metrics are ranked
-      by; `models`, by metric what `docs/evaluation.md` lists; `differences` in the main
-      statistic of every two metrics; `human` for choices; `notes`, a line for each
-      number that cannot be given, which is null.
+      by; `models`, each metric's numbers, listed in `docs/evaluation.md`;
+      `differences` in the main statistic between every two metrics; `human` for
+      choices; `notes`, a line for each missing number, which is null.
     """
     main, ceiling = dataset.kind.main, dataset.kind.ceiling
     notes: list[str] = []
@@ -68,7 +68,7 @@ def results_of(
             drawn = _draws(dataset, statistic, found, samples=samples, seed=seed)
             one[name] = _plain(value, drawn, confidence)
             if drawn is None and len(dataset.references) > 1:
-                notes.append(f"{label}: no interval of {name}: not all samples have it")
+                notes.append(f"{label}: no interval of {name}: some samples lack it")
             if name == main and drawn is not None:
                 draws[label] = (value, drawn)
         if dataset.kind.comparable == "group":
@@ -117,7 +117,7 @@ def _draws(
 ) -> np.ndarray | None:
     """The bootstrap over references; None where it is not defined.
 
-    A resampling can be without what the statistic needs, as a positive of a JND.
+    A sample can lack what the statistic needs, such as a positive of a JND.
     """
     try:
         return agreement.bootstrap_draws(
@@ -150,7 +150,7 @@ def _fitted(
     confidence: float,
     seed: int,
 ) -> dict[str, Any]:
-    """PLCC after both logistic fits; RMSE and outlier ratio after that of four."""
+    """PLCC after both logistic fits; RMSE and outlier ratio after the one of 4."""
     opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
     found: dict[str, Any] = {}
     for parameters in EQUATIONS:
@@ -162,7 +162,7 @@ def _fitted(
             found |= {name: None, f"fit_{parameters}": None}
             continue
         fitted = fit(scores)
-        # The fit stays what it is on all the data: the interval is of this one map.
+        # The interval keeps the one curve fitted to all data.
         drawn = _draws(
             dataset, agreement.plcc, (fitted, opinions), samples=samples, seed=seed
         )
@@ -195,7 +195,7 @@ def _within_groups(dataset: Dataset, values: tuple[np.ndarray, ...]) -> float:
 
 
 def _parts(dataset: Dataset) -> list[str]:
-    """The columns of `PARTS` that take this set apart, each in its own way."""
+    """The columns of `PARTS` that divide this set, each differently."""
     found: dict[str, int] = {}
     for column in PARTS:
         count = len(_values_of(dataset, column))
@@ -216,7 +216,7 @@ def _pairs_of(dataset: Dataset, *columns: str) -> set[tuple[Any, ...]]:
 
 
 def _values_of(dataset: Dataset, column: str) -> list[Any]:
-    """The values of a column that say something: unknown ones are "" and 0."""
+    """The known values of a column: unknown ones are "" and 0."""
     values = sorted(set(dataset.index[column].tolist()))
     return [value for value in values if value not in ("", 0)]
 
@@ -231,14 +231,14 @@ def _by_part(
         rows = dataset.index[column] == part
         try:
             value = statistic(*(x[rows] for x in values))
-        except AgreementError:  # one example, or none that is a positive
+        except AgreementError:  # one example, or no positive
             value = None
         found[str(part)] = {"examples": int(rows.sum()), "value": value}
     return found
 
 
 def _human(dataset: Dataset, ceiling: Callable[[np.ndarray], float]) -> dict[str, Any]:
-    """The main statistic of a person among people, on all and on each part."""
+    """A person's main statistic against other people, on all and on each part."""
     opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
     return {
         "value": ceiling(opinions),
@@ -255,7 +255,7 @@ def _human(dataset: Dataset, ceiling: Callable[[np.ndarray], float]) -> dict[str
 def _differences(
     draws: Mapping[str, tuple[float, np.ndarray]], confidence: float
 ) -> list[dict[str, Any]]:
-    """Every two metrics, in the order of the models."""
+    """Differences between every two metrics, in the order of the models."""
     labels = list(draws)
     found = []
     for number, first in enumerate(labels):
@@ -288,7 +288,7 @@ def disagreements(
     Args:
       dataset: the examples.
       values: as `statistics.columns` gives.
-      count: how many, worst first.
+      count: how many to return, worst first.
     """
     off = dataset.kind.disagreement(*values)
     order = np.argsort(-off, kind="stable")

@@ -31,11 +31,11 @@ _WORST = "worst"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The outcome of an evaluation.
 
     Attributes:
       results: as in `results.json`.
-      files: of the report, the tables first; none in processes that do not write.
+      files: the report's files, tables first; none in processes that do not write.
       errors: a line for each metric that gave no numbers on a set.
     """
 
@@ -49,13 +49,13 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates metrics on sets and writes a report.
 
-    Scores are kept in `output/scores` as they come, and an interrupted run resumes
-    from them. Over several processes only the first reads and writes files.
+    Scores are saved in `output/scores` as they are computed, and an interrupted run
+    resumes from them. With several processes only the first reads and writes files.
 
     Args:
-      config: as `config.default` makes.
+      config: from `config.default`.
       output: the folder of the report.
-      command: that the report says it was made by.
+      command: the command to show in the report.
 
     Raises:
       EvaluationError: impossible values, or scores of something else in `output`.
@@ -79,34 +79,34 @@ def evaluate(
 
 
 def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration | None:
-    """Fits what people would say to a trained model's scores; puts it into its file.
+    """Fits a curve from a trained model's scores to opinions; stores it in its file.
 
-    Scores are kept in `output/scores`, as `evaluate` keeps them.
+    Scores are saved in `output/scores`, as by `evaluate`.
 
     Args:
-      config: as `config.default` makes, with one model, a file, and one set, whose
-        opinions are mean opinions or forced choices.
+      config: from `config.default`, with one model, a file, and one set, whose opinions
+        are mean opinions or forced choices.
       output: the folder of the scores.
 
     Returns:
-      What was fitted; None in processes that do not write.
+      The calibration; None in processes that do not write.
 
     Raises:
-      EvaluationError: another number of models or sets, or of another kind; scores that
-        cannot be fitted to the opinions. The model's file stays as it was.
+      EvaluationError: not one model file and one set of such opinions, or scores that
+        cannot be fitted to the opinions. The model's file is then unchanged.
       DataError, WeightsError: a set or a model cannot be read.
       OSError: `output` or the model's file cannot be written.
     """
     names = [one.name for one in config.models.values()]
     if len(names) != 1 or not names[0].endswith(".safetensors"):
         raise EvaluationError(
-            f"models are {', '.join(names) or 'none'}: a calibration is kept in the"
+            f"models are {', '.join(names) or 'none'}: a calibration is stored in the"
             " file of one trained model, name it with --model"
         )
     if len(config.data) != 1:
         raise EvaluationError(
             f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
-            " one, name it with --data"
+            " one set, name it with --data"
         )
     sets, candidates = _opened(config)
     (candidate,), ((name, dataset),) = candidates, sets.items()
@@ -135,7 +135,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
 
 
 def _scale(dataset: Dataset) -> tuple[float, float]:
-    """The set's scale; of a set that has none, the range of its opinions."""
+    """The set's scale, or the range of its opinions if it has none."""
     card = getattr(_builder(dataset), "CARD", None)
     if card is not None:
         return card.scale

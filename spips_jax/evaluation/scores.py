@@ -1,9 +1,9 @@
-"""Scores of a metric on a set: computed over all devices, kept as they come.
+"""Scores of a metric on a set: computed over all devices, saved as they are computed.
 
-The scores of a metric on a set are a CSV file, in the order they were computed in, and
-a card beside it that says what they depend on. An interrupted run resumes: one that is
-killed loses the batch it was at. Batches are planned from the whole set and resumed at
-a whole one, so every score is the same as in a run that was never interrupted.
+The scores of a metric on a set are a CSV file, in the order of computation, and a card
+beside it that says what they depend on. An interrupted run resumes; a killed one loses
+only the batch in progress. Batches are planned from the whole set and resumed at a
+whole one, so every score is the same as in a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CODE = (
     "backbones", "baselines", "classical", "facts", "head", "images", "metric",
     "spips", "streams", "winograd", "evaluation/scores",
 )  # fmt: skip
-"""What scores depend on beside weights, images and packages."""
+"""The code that scores depend on, beside weights, images and packages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Candidate:
       label: what the report calls it.
       metric: the metric.
       dtype: of its backbone.
-      value_range: the range that is declared to it of images in [0, 1].
+      value_range: the range declared to it for images in [0, 1].
     """
 
     label: str
@@ -71,7 +71,7 @@ class Candidate:
 
 
 def packages() -> dict[str, str]:
-    """Versions of what scores are made with."""
+    """Versions of the packages that compute scores."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
@@ -88,9 +88,9 @@ def scores_of(
     Args:
       candidate: the metric.
       dataset: the examples; n is how many pairs of each are compared.
-      file: the CSV file that keeps them, in which there may be some already.
-      batch_size: over all devices; rounded up to what they can share.
-      num_threads: that read images.
+      file: the CSV file of the scores, which may already have some.
+      batch_size: over all devices; rounded up to a multiple of their number.
+      num_threads: threads that read images.
 
     Raises:
       EvaluationError: the file holds the scores of something else.
@@ -141,7 +141,7 @@ def scores_of(
 
 
 def _saves_work(dataset: Dataset, batch_size: int) -> bool:
-    """Whether batches of one reference each run the network on fewer images."""
+    """Whether batching by reference makes the network run on fewer images."""
     if len(dataset.kind.compared) > 1 or not dataset.kind.has_reference:
         return False
     grouped = eval_plan(dataset, batch_size=batch_size, by_reference=True)
@@ -152,7 +152,7 @@ def _saves_work(dataset: Dataset, batch_size: int) -> bool:
 def _score_batch(
     candidate: Candidate, dataset: Dataset, *, by_reference: bool
 ) -> ScoreBatch:
-    """Runs a batch; one reference of all its examples runs once, and is kept."""
+    """Returns a scorer of batches; a reference shared by a whole batch runs once."""
     step = _mapped(dataset.kind, candidate.value_range)
     metric = parallel.replicate(candidate.metric)
     features = _last(partial(_features, metric, value_range=candidate.value_range))
@@ -160,7 +160,7 @@ def _score_batch(
     def run(batch: Batch) -> Mapping[str, Any]:
         reference = None
         if by_reference:
-            # The set says so; its pixels are what counts.
+            # The set says they share one; only equal pixels prove it.
             alike = bool((batch["reference"] == batch["reference"][0]).all())
             if parallel.everywhere(alike):
                 reference = features(batch["reference"][0])
@@ -170,7 +170,7 @@ def _score_batch(
     return run
 
 
-@lru_cache  # so that metrics and sets that are alike compile once
+@lru_cache  # so that like metrics and sets compile once
 def _mapped(kind: Kind, value_range: tuple[float, float]) -> Callable[..., Any]:
     return parallel.mapped(partial(score_step, kind=kind, value_range=value_range))
 
@@ -186,11 +186,11 @@ def score_step(
     """Scores a batch.
 
     Args:
-      metric: what scores.
-      reference: features of the one reference of all examples, if they have one.
+      metric: the metric.
+      reference: features of the reference that all examples share, if they do.
       batch: this device's part: images uint8 `(b, H, W, 3)`, `position` and `mask`.
       kind: of the batch's set.
-      value_range: that is declared to the metric.
+      value_range: the range declared to the metric.
 
     Returns:
       Over all devices: `position` and `mask` `(B,)`, and `values` `(B, n)`, scores of
@@ -220,7 +220,7 @@ def _features(
 
 
 def declared(images: Images, value_range: tuple[float, float]) -> Images:
-    """uint8 images as they are or, where another range is declared, in [0, 1]."""
+    """uint8 images unchanged or, if another range is declared, in [0, 1]."""
     if value_range == (0.0, 1.0):
         return images
     return jnp.asarray(images, jnp.float32) / 255
@@ -249,7 +249,7 @@ def _images(batch: Batch, dataset: Dataset, *, leave_out: bool) -> dict[str, Any
 
 
 def _card(candidate: Candidate, dataset: Dataset) -> dict[str, Any]:
-    """What the scores are of, and what they were made with."""
+    """What is scored, and what computes the scores."""
     return {
         "code": code_digest(*_CODE),
         "model": candidate.card,
@@ -265,7 +265,7 @@ def _card(candidate: Candidate, dataset: Dataset) -> dict[str, Any]:
 
 
 def _open(file: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Makes the file's card, or checks it; returns it."""
+    """Writes the file's card, or checks an existing one; returns it."""
     place = file.with_suffix(".json")
     if not file.exists():
         with replacing(place) as partial_card:
@@ -282,7 +282,7 @@ def _open(file: Path, card: dict[str, Any]) -> dict[str, Any]:
             " are of: delete both, or give another --output"
         ) from None
     for name, value in flat.items():
-        # Scores of several versions differ by rounding; the card has the first one's.
+        # Scores of other versions differ by rounding; the card keeps the first version.
         if not name.startswith("packages.") and flat_kept.get(name) != value:
             raise EvaluationError(
                 f"{file}: has scores of {name} {flat_kept.get(name)}, not of {value}:"
@@ -302,7 +302,7 @@ def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) -> None:
-    """Fills in the scores that the file has, and ends it at its last whole line."""
+    """Fills in the file's scores, and cuts the file after its last whole line."""
     text = file.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
     names = ("id", *dataset.kind.score_names)
@@ -310,7 +310,7 @@ def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) ->
         with replacing(file) as fresh, open(fresh, "w", newline="") as out:
             csv.writer(out, lineterminator="\n").writerow(names)
         return
-    if whole != text:  # a kill in the middle of a write tears the last line
+    if whole != text:  # a kill in the middle of a write truncates the last line
         with replacing(file) as repaired:
             Path(repaired).write_bytes(whole)
     positions = {name: p for p, name in enumerate(dataset.index["id"].tolist())}
@@ -337,10 +337,10 @@ def _read(file: Path, dataset: Dataset, scores: np.ndarray, done: np.ndarray) ->
 def _append(
     out: TextIO, dataset: Dataset, positions: np.ndarray, values: np.ndarray
 ) -> None:
-    """Writes the rows of a batch and hands them to the system, so a kill keeps them."""
+    """Writes the rows of a batch and flushes them, so that a kill keeps them."""
     ids = dataset.index["id"]
     csv.writer(out, lineterminator="\n").writerows(
-        # The shortest digits that are this float32.
+        # The shortest digits that give this float32.
         [ids[position], *map(str, row)]
         for position, row in zip(positions, values, strict=True)
     )

@@ -13,8 +13,8 @@ def columns(
     """The columns `(N,)` that the set's statistics take: scores, then opinions.
 
     Signs follow the directions that the metric and the set declare. Opinions that are
-    one number an image rise with the scores of a metric that agrees; of choices and
-    just noticeable differences the scores become distances.
+    one number per image rise with the scores of a metric that agrees; for choices and
+    just noticeable differences, scores become distances.
 
     Args:
       dataset: the examples.
@@ -31,8 +31,8 @@ def agreements(
 ) -> dict[str, float]:
     """Agreement of scores `(N, n)` with a set's opinions, by the statistic's name.
 
-    `srcc`, `plcc` (of the scores as they are) and `krcc` of pairs and ranks, `two_afc`
-    of forced choices, `map` of just noticeable differences; larger is better.
+    `srcc`, `plcc` (of unfitted scores) and `krcc` for pairs and ranks, `two_afc` for
+    forced choices, `map` for just noticeable differences; larger is better.
 
     Raises:
       AgreementError: scores that are NaN or inf, or too few of them.

@@ -2,13 +2,13 @@
 
 A checkpoint is a folder named by its step. `state` in it holds the arrays, `record` the
 JSON: what the caller gives, the validation result, and every array's path, type, shape
-and SHA-256. Orbax writes both under a temporary name and renames the folder when all is
-there, so that a killed process leaves no half of a checkpoint. Files can still be
-damaged afterwards, and Orbax does not see every flipped bit: what was read is compared
-with the record, and a checkpoint that differs is passed over for the one before.
+and SHA-256. Orbax writes both under a temporary name and renames the folder when it is
+complete, so that a killed process leaves no partial checkpoint. Files can still be
+damaged afterwards, and Orbax does not detect every flipped bit: what was read is
+compared with the record, and if it differs, the checkpoint before is used instead.
 
-With several JAX processes every one makes the same calls. The first alone reads and
-writes, and hands what it read to the others: all of them resume from one step.
+With several JAX processes, all make the same calls. Only the first reads and writes; it
+sends what it read to the others, so that all resume from the same step.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from spips_jax.training.snapshot import (
 )
 
 _DELETED = "deleted.orbax-checkpoint-tmp"
-"""Old checkpoints are moved here first: a process that is killed while it deletes them
-leaves no half of one. By its name the folder counts as what a killed save left."""
+"""Old checkpoints are moved here first, so that a process killed while deleting them
+leaves no partial one. By its name the folder counts as left by a killed save."""
 
 
 class Checkpoints:
-    """The checkpoints of a folder, to write and read. A context manager."""
+    """Writes and reads the checkpoints of a folder. A context manager."""
 
     def __init__(
         self, folder: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
@@ -58,8 +58,8 @@ class Checkpoints:
           folder: where the checkpoints are, a path or gs:// address. One run at a time
             may have it open for writing.
           keep: how many of the last are kept, beside the best by metric.
-          read_only: whether to leave everything in the folder as it is, also what is
-            damaged.
+          read_only: whether to change nothing in the folder, not even damaged
+            checkpoints.
 
         Raises:
           CheckpointError: the folder cannot be made or written, keep is below 1.
@@ -98,7 +98,7 @@ class Checkpoints:
                         ]
                     ),
                     todelete_subdir=_DELETED,
-                    # A folder that cannot be made is then an error at once.
+                    # Then a folder that cannot be made is an error at once.
                     async_options=ocp.AsyncOptions(
                         create_directories_asynchronously=False
                     ),
@@ -117,11 +117,11 @@ class Checkpoints:
     ) -> None:
         """Saves a checkpoint in the background; returns when the arrays are copied.
 
-        A step that is saved already is left as it is: overwriting it would put a whole
-        checkpoint at risk for one that is the same.
+        A step that is already saved is not overwritten: that would risk an undamaged
+        checkpoint for an identical one.
 
         Args:
-          step: the number of steps that were done.
+          step: the number of steps done.
           state: a pytree of NumPy or JAX arrays, not replicated; raw key data instead
             of typed PRNG keys.
           record: plain values for JSON.
@@ -149,7 +149,7 @@ class Checkpoints:
                 for path, array in arrays.items()
             },
         }
-        # As JSON gives it back, so that its digest is the same when it is read.
+        # Passed through JSON, so that its digest is the same when it is read.
         content = json.loads(json.dumps(content))
         self.wait()
         self._metrics.pop(step, None)
@@ -171,13 +171,13 @@ class Checkpoints:
             )
 
     def latest(self, like: Any) -> Checkpoint | None:
-        """Returns the newest checkpoint that is whole, or None where there is none.
+        """Returns the newest undamaged checkpoint, or None if there is none.
 
-        Each damaged one that was passed over is named in a warning. It is renamed to
-        STEP.damaged, so that its step can be saved again; reading only, it is left.
+        Each damaged one that was skipped is named in a warning and renamed to
+        STEP.damaged, so that its step can be saved again; not renamed if `read_only`.
 
         Args:
-          like: a pytree of arrays or `jax.ShapeDtypeStruct`s, as the state must be.
+          like: a pytree of arrays or `jax.ShapeDtypeStruct`s that the state must match.
 
         Raises:
           CheckpointError: the checkpoint holds other arrays than `like` asks for, or
@@ -186,11 +186,11 @@ class Checkpoints:
         return self._find(like, best=False)
 
     def best(self, like: Any) -> Checkpoint | None:
-        """Returns the best whole checkpoint by metric, else as `latest` does."""
+        """Returns the best undamaged checkpoint by metric, else as `latest` does."""
         return self._find(like, best=True)
 
     def wait(self) -> None:
-        """Waits until what was saved is written.
+        """Waits until pending saves are written.
 
         Raises:
           CheckpointError: it could not be written.
@@ -203,7 +203,7 @@ class Checkpoints:
                     deleted.rmtree()
 
     def close(self) -> None:
-        """Waits as `wait` does and ends Orbax's threads."""
+        """Waits for pending saves, then ends Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -259,10 +259,10 @@ class Checkpoints:
 
 
 def describe(folder: str | os.PathLike[str]) -> Checkpoint | None:
-    """Returns the newest checkpoint whose record is whole, without its state.
+    """Returns the newest checkpoint whose record is undamaged, without its state.
 
-    It tells what a state must be like before there is one to compare with. Nothing is
-    waited for, and nothing written.
+    It shows what the state must look like before one has been built. It waits for
+    nothing and writes nothing.
     """
     path = _absolute(folder)
     for step in _steps(path):
@@ -303,21 +303,21 @@ class _Best(checkpoint_managers.PreservationPolicy):
 
 
 class _NotOrbax(logging.Filter):
-    """Drops Orbax's many lines; what matters of them is raised as well."""
+    """Drops Orbax's many log lines; its errors are raised as well."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
 
 
 def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
-    """Orbax asks for absolute paths; epath's `resolve` takes addresses for relative."""
+    """Orbax needs absolute paths; epath's `resolve` treats addresses as relative."""
     path = epath.Path(folder).expanduser()
     return path if "://" in str(path) else path.resolve()
 
 
 @contextlib.contextmanager
 def _failing(what: str) -> Iterator[None]:
-    """Orbax raises errors of many kinds, some of many lines."""
+    """Makes a `CheckpointError` of Orbax's errors, of many types and lines."""
     try:
         yield
     except Exception as error:
@@ -325,10 +325,10 @@ def _failing(what: str) -> Iterator[None]:
 
 
 class _AllRead(ocp.type_handlers.NumpyHandler):
-    """Raises when all arrays have been read or failed.
+    """Raises only after every array has been read or has failed.
 
-    Orbax raises at the first and closes the event loop that the others still report to,
-    which each of them complains of on standard error.
+    Orbax raises at the first failure and closes the event loop that the other reads
+    still use; each of these then prints an error on stderr.
     """
 
     async def deserialize(
@@ -370,7 +370,7 @@ def _metrics(folder: epath.Path) -> dict[int, float]:
 def _best_first(folder: epath.Path) -> list[int]:
     """Steps by metric, those without one last and those without a record first.
 
-    One whose record cannot be read may be the best: it must be tried to be named.
+    One whose record cannot be read may be the best: trying it lets a warning name it.
     """
 
     def rank(step: int) -> tuple[float, int]:
@@ -386,7 +386,7 @@ def _best_first(folder: epath.Path) -> list[int]:
 def _first_whole(
     folder: epath.Path, like: Any, *, best: bool
 ) -> tuple[Checkpoint | None, dict[int, str]]:
-    """Returns a checkpoint, and what is wrong with those that came before it."""
+    """Returns the first undamaged checkpoint, and what is wrong with earlier ones."""
     damaged: dict[int, str] = {}
     for step in _best_first(folder) if best else _steps(folder):
         try:
@@ -425,7 +425,7 @@ def _read(path: epath.Path, like: Any) -> Checkpoint:
         ).restore(path / "state")
     except MemoryError:
         raise
-    except Exception as error:  # whatever Orbax and its libraries stumble over
+    except Exception as error:  # of any type that Orbax and its libraries raise
         raise _DamagedError(f"its arrays cannot be read: {one_line(error)}") from None
     for name, (dtype, shape, sha256) in leaves.items():
         if not math.prod(shape):

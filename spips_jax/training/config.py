@@ -1,7 +1,7 @@
 """The fields of a training config, and the checks of their values.
 
-Every config starts from `default()`, so that all fields are there to be overridden on
-the command line (`--config.optim.learning_rate=3e-4`). Nothing past `loop.train` sees a
+Every config starts from `default()`, so that every field can be overridden on the
+command line (`--config.optim.learning_rate=3e-4`). Nothing past `loop.train` sees a
 config: it is taken apart there.
 """
 
@@ -23,11 +23,11 @@ from spips_jax.spips import CLASSICAL, STATISTICS, STREAMS
 
 
 class TrainingError(UserError):
-    """A run that cannot start or go on; one line that says why and what to do."""
+    """A run that cannot start or continue; one line that says why and what to do."""
 
 
 def default() -> ConfigDict:
-    """Returns a config with every field but the sets: those `source` and `held` make.
+    """Returns a config with every field except the sets, made by `source` and `held`.
 
     Numbers of steps count batches.
     """
@@ -43,7 +43,7 @@ def default() -> ConfigDict:
                 "weights": "",  # the backbone's file; "random" for random ones
                 "teacher": "",  # a backbone to learn from: training.distill
                 "dtype": "float32",  # of the backbone: float32 or bfloat16
-                # What the head sees; all but these are for ablations.
+                # Inputs of the head; other values are for ablations.
                 "streams": ",".join(STREAMS),
                 "statistics": ",".join(STATISTICS),
                 "classical": ",".join(CLASSICAL),
@@ -53,14 +53,14 @@ def default() -> ConfigDict:
                 "trainable": "perceptual,semantic,head,gain",
             },
             "data": {
-                "data_dir": "",  # where prepared sets are; TFDS's own place
+                "data_dir": "",  # folder of the prepared sets; TFDS's own
                 "train": {},
                 "validation": {},
                 "fold": "1/5",  # which of the folds by reference is held out
-                "exclude_references": "",  # names with commas between, left out
-                "exclude_shared": "",  # sets whose photographs are left out
-                "cache": True,  # keep pooled pairs, where the backbone is frozen
-                "cache_dir": "",  # where; SPIPS_HOME/pooled
+                "exclude_references": "",  # from training, comma-separated
+                "exclude_shared": "",  # sets whose photographs are excluded
+                "cache": True,  # keep pooled pairs if the backbone is frozen
+                "cache_dir": "",  # SPIPS_HOME/pooled
                 "num_workers": 0,  # processes that read ahead
                 "num_threads": 4,  # threads that read, in each
             },
@@ -72,8 +72,8 @@ def default() -> ConfigDict:
                 "weight_decay": 1e-4,
                 "b1": 0.9,
                 "b2": 0.999,
-                "clip": 1.0,  # greatest norm of a gradient; 0 for none
-                "accumulate": 1,  # batches whose mean gradient makes an update
+                "clip": 1.0,  # largest gradient norm; 0 for no clipping
+                "accumulate": 1,  # batches whose mean gradient makes one update
                 "average": 0.99,  # decay of the parameters' average; 0 for none
                 "multipliers": {  # of the learning rate
                     "backbone": 0.01,
@@ -100,9 +100,9 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
       losses: weights by name: plcc, rank, l1 for scores and grades, and, with a
         teacher, features, differences; ranker, choice for forced choices.
       **options: `split`, "" for all; `part`, "all" or "training": all references or
-        those that `config.data.fold` leaves; `weight`, how often a batch is taken from
-        it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`; `scale`,
-        the difference of distances that counts as clear.
+        those that `config.data.fold` does not hold out; `weight`, how often a batch is
+        drawn from it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`;
+        `scale`, the difference in distance that counts as clear.
     """
     return ConfigDict(
         {
@@ -151,7 +151,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `TrainingError` for values that no run can have."""
+    """Raises `TrainingError` for impossible values."""
     fields = flat(config)
     for name in _POSITIVE:
         if not fields[name] > 0:
@@ -190,7 +190,7 @@ def check(config: ConfigDict) -> None:
         )
     for group in ("train", "validation"):
         if not config.data[group]:
-            raise TrainingError(f"data.{group} names no set: name one at least")
+            raise TrainingError(f"data.{group} names no set: name at least one")
     for label, one in config.data.train.items():
         if one.part not in ("all", "training"):
             raise TrainingError(
@@ -231,7 +231,7 @@ FREE = (
     "name", "num_steps", "distributed", "validate.", "checkpoint.", "log.",
     "model.weights", "data.cache", "data.data_dir", "data.num_",
 )  # fmt: skip
-"""Beginnings of the fields that may differ when a run resumes."""
+"""Prefixes of the fields that may differ when a run resumes."""
 
 
 def check_same(config: ConfigDict, saved: Mapping[str, Any], workdir: str) -> None:
@@ -240,7 +240,7 @@ def check_same(config: ConfigDict, saved: Mapping[str, Any], workdir: str) -> No
     Args:
       config: of this run.
       saved: the config of the checkpoint, as `as_dict` made it.
-      workdir: where it is, for the message.
+      workdir: the saved run's, for the message.
     """
     mine, theirs = flat(config), flat(saved)
     for name in sorted(mine.keys() | theirs.keys()):
@@ -250,12 +250,12 @@ def check_same(config: ConfigDict, saved: Mapping[str, Any], workdir: str) -> No
         if here != there:
             raise TrainingError(
                 f"{workdir}: was trained with {name} {there!r}, this config has"
-                f" {here!r}: go on with the same, or give another workdir"
+                f" {here!r}: resume with the same, or give another workdir"
             )
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, the same after a way through JSON."""
+    """The config as plain values, unchanged by a round trip through JSON."""
     return json.loads(config.to_json())
 
 

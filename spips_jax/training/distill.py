@@ -1,18 +1,18 @@
-"""Distillation: a backbone learns to see images as another one, its teacher, does.
+"""Distillation: a backbone, the student, learns to imitate another one, its teacher.
 
 With u(x) the activations of a tap divided by their norm at each position, `s` the
-network that learns, `t` its teacher, and r and d the two images of a pair:
+student, `t` its teacher, and r and d the two images of a pair:
 
     features:     mean over positions of r and d of  |A u_s - u_t|^2
     differences:  mean over positions of  (sqrt(D_s + e) - sqrt(D_t + e))^2,
                   D = |u(r) - u(d)|^2 / 2
 
 Each is summed over the taps. "features" are the hints of FitNets (Romero et al., arXiv
-1412.6550): A, linear from the channels of one to those of the other, is trained beside
-the network and left behind. "differences" are what a metric takes of a network, its
-distances; that relations between examples teach what their features alone do not is
-Park et al., arXiv 1904.05068. The root keeps small distances, those of good images,
-from counting for nothing.
+1412.6550): A, a linear map from the student's channels to the teacher's, is trained
+with the student and discarded. "differences" are the distances that a metric takes from
+a network; relations between examples teach what their features alone do not (Park et
+al., arXiv 1904.05068). The root keeps small distances, those of good images, from being
+ignored.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ LOSSES = ("features", "differences")
 
 TEACHER = "teacher"
 ADAPTER = "adapter"
-"""Where the parameters of the teacher, which stay as they are, and the A's are."""
+"""Parameter groups of the teacher, which is frozen, and of the maps A."""
 
 EPSILON = 1e-4
-"""Below this a difference is as good as none, and the root's slope stays finite."""
+"""Smaller differences count as none; keeps the root's slope finite."""
 
 
 def adapters(
     student: Mapping[str, int], teacher: Mapping[str, int]
 ) -> dict[str, jax.Array]:
-    """First values of A, `{tap: (C_s, C_t)}`, from the channels of both by tap.
+    """Initial values of A, `{tap: (C_s, C_t)}`, from both networks' channels by tap.
 
-    They are 0, which no random A is better than: the features' error starts at 1.
+    They are 0, since no random A is better: the features' error starts at 1.
     """
     return {
         tap: jnp.zeros((channels, teacher[tap])) for tap, channels in student.items()
@@ -47,7 +47,7 @@ def adapters(
 def feature_error(
     student: jax.Array, teacher: jax.Array, adapter: jax.Array
 ) -> jax.Array:
-    """`|A u_s - u_t|^2`, its mean over positions, for each image of a batch.
+    """`|A u_s - u_t|^2`, averaged over positions, for each image of a batch.
 
     Args:
       student: u_s `(..., h, w, C_s)`.
@@ -55,7 +55,7 @@ def feature_error(
       adapter: A `(C_s, C_t)`.
 
     Returns:
-      `(...)`. A teacher's features have length 1: 1 is what A = 0 has.
+      `(...)`; 1 for A = 0, since a teacher's features have length 1.
     """
     adapted = jnp.matmul(student, adapter, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.sum(jnp.square(adapted - teacher), axis=-1)
@@ -63,7 +63,7 @@ def feature_error(
 
 
 def difference_error(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """`(sqrt(D_s + e) - sqrt(D_t + e))^2`, its mean over positions, for each pair.
+    """`(sqrt(D_s + e) - sqrt(D_t + e))^2`, averaged over positions, for each pair.
 
     Args:
       student: `(u_s(r) - u_s(d))^2`, `(..., h, w, C_s)`.

@@ -1,4 +1,4 @@
-"""From a run to a model file that `spips_jax.load` takes, with its card."""
+"""Exports a run as a model file for `spips_jax.load`, with its card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
 
     Args:
       workdir: of the run.
-      output: the file, .safetensors; the card is of the same name, .md.
+      output: the file, .safetensors; the card has the same name, .md.
 
     Returns:
       The card's path.
@@ -54,14 +54,14 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     if model.backbone != saved.record["backbone"]:
         raise TrainingError(
             f"{workdir}: was trained on a backbone of digest"
-            f" {saved.record['backbone'][:16]}..., model.weights has now"
-            f" {model.backbone[:16]}...: put back the weights it was trained on"
+            f" {saved.record['backbone'][:16]}..., model.weights now has"
+            f" {model.backbone[:16]}...: restore the weights it was trained on"
         )
     fresh = setup.build_state(config, model, setup.build_optimizer(config))
     with Checkpoints(folder, read_only=True) as checkpoints:
         best = checkpoints.best(fresh)
     if best is None:
-        raise TrainingError(f"{folder}: no checkpoint in it is whole")
+        raise TrainingError(f"{folder}: all checkpoints in it are damaged")
     params = state.unflatten(model.frozen, best.state.evaluation_params)
     for beside in step.BESIDE:
         params.pop(beside, None)
@@ -88,7 +88,7 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
 
 
 def _markdown(file: str, card: Mapping[str, Any]) -> str:
-    """The card as a page to read."""
+    """The card as Markdown."""
     backbone = (
         "in the file"
         if card["backbone_in_file"]

@@ -37,13 +37,13 @@ class Log:
 
     Each line of `metrics.jsonl` is an object with `step`, `split` ("train" or
     "validation") and `seconds`, the time spent so far without the pauses between runs.
-    A line of training has its metrics beside them, with `steps_per_second` and
-    `examples_per_second`; one of validation has them by set under `sets`. NaN and
-    infinity, which JSON lacks, are null. TensorBoard has the same numbers as
-    `train/loss`, `validation/tid2013/srcc` and so on.
+    A training line also has its metrics, `steps_per_second` and `examples_per_second`;
+    a validation line has its metrics by set under `sets`. NaN and infinity, which JSON
+    lacks, are null. TensorBoard has the same numbers as `train/loss`,
+    `validation/tid2013/srcc` and so on.
 
-    Where stderr is no terminal, each call of `train` prints a plain line instead of
-    the bar.
+    If stderr is not a terminal, each call of `train` prints a plain line instead of the
+    bar.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Log:
             `gs://bucket/run`, cannot append: its files are kept in a temporary folder
             until `sync` copies them.
           num_steps: steps of the whole run.
-          first_step: steps that are done already. 0 starts new files; otherwise
-            the log keeps what it says up to this step and drops the rest, of steps
-            that are done again.
+          first_step: steps already done. 0 starts new files; otherwise the log keeps
+            its lines up to this step and drops the later ones, whose steps are
+            repeated.
           writer: False, for all processes but one, makes every method do nothing.
           console: where progress is shown; stderr by default.
 
@@ -97,7 +97,7 @@ class Log:
             name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
             self._events = _Events(
                 stack.enter_context(open(self._local / name, "xb")),
-                # The first step that is void in the files before this one.
+                # The first step that is void in earlier files.
                 purge_step=first_step + 1 if first_step else 0,
             )
             stack.callback(self.sync)
@@ -139,7 +139,7 @@ class Log:
 
         Args:
           step: how many steps are done.
-          metrics: values by name; `loss` is shown, and drawn as `learning_rate` is.
+          metrics: values by name; `loss` is shown, and drawn like `learning_rate`.
           examples: seen over all devices since the last call.
         """
         if not self._writer:
@@ -167,9 +167,9 @@ class Log:
             self.message(f"step {step}/{self._num_steps}  {state}  eta {_time(left)}")
 
     def validation(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        """Logs how good the model is and shows it in a line.
+        """Logs validation results and shows them in a line.
 
-        The time since the last step does not count for the rates of `train`.
+        The time since the last step does not count in the rates of `train`.
 
         Args:
           step: how many steps are done.
@@ -217,14 +217,14 @@ class Log:
                 (self._folder / file.name).write_bytes(file.read_bytes())
 
     def close(self) -> None:
-        """Stops the bar, copies what is left to copy and closes the files."""
+        """Stops the bar, copies remaining files and closes them."""
         self._resources.close()
 
     def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - self._start
         line = {"step": step, "split": split, "seconds": round(seconds, 3), **values}
         self._lines.write(_encoded(line))
-        self._lines.flush()  # a run that is killed leaves what it logged
+        self._lines.flush()  # so that a killed run keeps its log
 
 
 def write_curves(
@@ -234,9 +234,9 @@ def write_curves(
 
     Args:
       path: the PNG to write, whole or not at all.
-      lines: one at least, in the order of their steps.
+      lines: at least one, in the order of their steps.
     """
-    # Here, because only one process of many draws, and only at its end.
+    # Imported here, because only one process draws, and only at its end.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -274,11 +274,11 @@ def write_curves(
 
 
 class _Events:
-    """Scalars for TensorBoard, in a file that makes void what others say later on."""
+    """Scalars for TensorBoard; voids earlier files' events from `purge_step` on."""
 
     def __init__(self, file: BinaryIO, *, purge_step: int) -> None:
-        # The record writer alone: the package's own event writer imports TensorFlow
-        # where that is installed. Here, because only one process of many needs it.
+        # Only the record writer: the package's own event writer imports TensorFlow if
+        # installed. Imported here, because only one process needs it.
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -315,7 +315,7 @@ def _plain(value: Any) -> Any:
 
 
 def _decoded(text: bytes) -> list[dict[str, Any]]:
-    """The lines that can be read: a kill in the middle of a write tears the last."""
+    """The readable lines: a kill in the middle of a write truncates the last."""
     lines = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
@@ -326,7 +326,7 @@ def _decoded(text: bytes) -> list[dict[str, Any]]:
 def _panels(
     lines: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, list[tuple[int, float | None]]]]:
-    """Steps with their values, by the panel's title and the curve's label."""
+    """Steps with their values, by panel title and curve label."""
     panels: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
 
     def add(title: str, label: str, step: int, value: float | None) -> None:
@@ -345,7 +345,7 @@ def _panels(
 
 
 def _smoothed(values: np.ndarray, *, reach: int) -> np.ndarray:
-    """Means `(N,)` of the finite values at most `reach` places away; NaN without."""
+    """Means `(N,)` of the finite values at most `reach` places away; NaN if none."""
     window = np.ones(2 * reach + 1)
     finite = np.isfinite(values)
     totals = np.convolve(np.where(finite, values, 0), window, "same")

@@ -1,4 +1,4 @@
-"""The run: set up and checked first, then trained, validated, logged and kept."""
+"""A training run: set up and checked first, then trained, validated, logged, saved."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ class Outcome:
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Outcome:
-    """Trains what a config says, from the last checkpoint in `workdir` if there is one.
+    """Trains a model, resuming from the last checkpoint in `workdir` if there is one.
 
     Args:
-      config: of `config.default`, with its sets.
+      config: from `config.default`, with its sets.
       workdir: for checkpoints, logs and the resolved config; local or gs://.
 
     Raises:
       TrainingError: the run cannot start, or its loss is not finite.
-      DataError, WeightsError, CheckpointError: of sets, weights and checkpoints.
+      DataError, WeightsError, CheckpointError: from sets, weights and checkpoints.
     """
     config_lib.check(config)
     try:
@@ -134,9 +134,9 @@ def _batches(config: ConfigDict, sets: Sets) -> Batches:
 
 
 def _check_sources(config: ConfigDict, sets: Sets, *, pooling: bool) -> None:
-    """Raises for sources that make no batches, before anything is computed."""
+    """Raises for sources that yield no batches, before anything is computed."""
     sources = {
-        # Pooled pairs are of one size where the images are not: any crop stands for it.
+        # Pooled pairs have one size even if images do not: any crop can stand for it.
         label: replace(source, crop=MIN_SIZE) if pooling and _whole(source) else source
         for label, source in sets.training.items()
     }
@@ -145,7 +145,7 @@ def _check_sources(config: ConfigDict, sets: Sets, *, pooling: bool) -> None:
 
 
 def _whole(source: data.Source) -> bool:
-    """Whether images are taken as they are, so that they can be pooled once."""
+    """Whether images are used unchanged, so that they can be pooled once."""
     return source.crop is None and not source.flip
 
 
@@ -159,13 +159,13 @@ def _check_saved(config: ConfigDict, model: Model, folder: epath.Path) -> None:
     if theirs != model.backbone:
         raise TrainingError(
             f"{folder}: was trained on a backbone of digest {theirs[:16]}...,"
-            f" model.weights has {model.backbone[:16]}...: go on with the same, or give"
-            " another workdir"
+            f" model.weights has {model.backbone[:16]}...: resume with the same, or"
+            " give another workdir"
         )
 
 
 def _claim(config: ConfigDict, folder: epath.Path) -> None:
-    """Makes the folder and writes the config, or says that it cannot be written."""
+    """Makes the folder and writes the config; raises if it cannot be written."""
     reason = ""
     if parallel.is_writer():
         text = json.dumps(config_lib.as_dict(config), indent=2) + "\n"
@@ -174,7 +174,7 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
             (folder / CONFIG).write_text(text)
         except OSError as error:
             reason = error.strerror or str(error)
-    # All processes, or those that do not write would wait for the one that fails.
+    # All processes raise, or the others would wait for the one that failed.
     if not parallel.everywhere(not reason):
         raise TrainingError(
             f"{folder}: cannot be written ({reason or 'by the first process'}): give"
@@ -185,7 +185,7 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
 def open_pooled(
     config: ConfigDict, model: Model, frozen: Params, open_one: setup.OpenSet, one: Any
 ) -> data.Dataset:
-    """Opens a set as pooled pairs, where its images are taken whole."""
+    """Opens a set, as pooled pairs if its images are used whole."""
     dataset = open_one(one)
     if one.get("crop") or one.get("flip"):
         return dataset
@@ -203,7 +203,7 @@ def open_pooled(
         )
         if not parallel.is_writer():
             return pairs
-        what = f"{dataset.name}: running the frozen network once, to be kept in"
+        what = f"{dataset.name}: running the frozen network once, results kept in"
         return tracked(pairs, total=len(dataset), what=f"{what} {folder}")
 
     return pooled.pooled_dataset(
@@ -217,7 +217,7 @@ def open_pooled(
 def _eval_step(
     model: Model, kind: Kind, *, pool: bool = False
 ) -> Callable[[Params, Params, Batch], Mapping[str, jax.Array]]:
-    """`step.eval_step` on all devices, of a batch as the loader gives it."""
+    """`step.eval_step` on all devices, for a batch from the loader."""
     mapped = parallel.mapped(
         partial(step.eval_step, network=model.network, kind=kind, pool=pool)
     )
@@ -238,7 +238,7 @@ def _arrays(batch: Batch, *columns: str) -> dict[str, np.ndarray]:
 
 @dataclass(kw_only=True)
 class _Run:
-    """A run that is set up."""
+    """A run, after its set-up."""
 
     config: ConfigDict
     model: Model
@@ -282,7 +282,7 @@ class _Run:
         agreements: Agreements,
         stop: Callable[[int], int],
     ) -> Outcome:
-        """Trains from step `first` to the end, or until it is asked to stop."""
+        """Trains from step `first` to the end, or until `stop` returns a signal."""
         config = self.config
         self._saved = first
         pending: tuple[int, str, Any, Any] | None = None
@@ -292,7 +292,7 @@ class _Run:
             objective = self.sets.objectives[label]
             arrays = parallel.split(_arrays(batch, objective.opinion, "group"))
             current, metrics = self._steps[label](current, self.frozen, arrays)
-            # Read one step late: the devices have the next step to do meanwhile.
+            # Read one step late, so that the devices already run the next step.
             if pending:
                 self._note(*pending)
             pending = (number, label, metrics, batch["id"])
@@ -333,7 +333,7 @@ class _Run:
                 f"step {number}: the loss is not finite ({terms}) on {len(ids)}"
                 f" examples of {label}: {', '.join(map(str, ids))}; last good"
                 f" checkpoint: {good} in {self.folder / CHECKPOINTS}; lower the"
-                " learning rate, or leave these examples out"
+                " learning rate, or exclude these examples"
             )
         for name, value in values.items():
             name = name.replace("loss_", f"{label}/")
@@ -374,7 +374,7 @@ class _Run:
         return found
 
     def _quality(self, agreements: Agreements) -> float:
-        """What says which checkpoint is the best: the mean over the sets."""
+        """The mean over the sets, which selects the best checkpoint."""
         return float(
             np.mean(
                 [

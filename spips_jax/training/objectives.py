@@ -1,7 +1,7 @@
-"""The losses that a set can be learned with, by the name that configs give them.
+"""The losses for training on a set, by their names in configs.
 
-All that training knows of a loss is its record in `LOSSES`: to add one, write its
-record here.
+Training knows a loss only by its record in `LOSSES`: to add a loss, add a record
+here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from spips_jax.messages import one_of
 from spips_jax.training import distill
 
 RANKER = "ranker"
-"""Where the parameters of `losses.Ranker` are."""
+"""Parameter group of `losses.Ranker`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """How a set is learned from.
+    """How to train on a set.
 
     Attributes:
-      kind: the set's, a record of `spips_jax.kinds`.
-      opinion: the name of its human score, which has the score's direction.
+      kind: the set's kind, a record of `spips_jax.kinds`.
+      opinion: the name of its human score, which determines the score's direction.
       weights: the weight of each loss, by its name in `LOSSES`.
-      scale: the difference of distances that counts as clear: in the rank loss, and of
-        the distances that "choice" compares.
-      opinions: the (best, worst) opinion, which "l1" puts at the distances 0 and 1.
+      scale: the difference in distance that counts as clear, for "rank" and "choice".
+      opinions: the (best, worst) opinion, which "l1" maps to the distances 0 and 1.
     """
 
     kind: Kind
@@ -52,7 +51,8 @@ class Seen:
       opinions: `(B,)`.
       groups: `(B,)` integers, for sets that rank only within a group; None for others.
       ranker: parameters of `losses.Ranker`, where an objective needs them.
-      errors: of distillation, `{"<loss>/<tap>": (B,)}`, where an objective needs them.
+      errors: distillation errors `{"<loss>/<tap>": (B,)}`, where an objective needs
+        them.
     """
 
     distances: jax.Array
@@ -64,12 +64,12 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A loss of training.
+    """A training loss.
 
     Attributes:
-      value: of a batch; 0 or more, smaller is better.
+      value: computes it on a batch; 0 or more, smaller is better.
       learns_from: which sets it suits, by `Kind.learned_from`.
-      needs_ranker: whether it trains a `losses.Ranker` beside the model.
+      needs_ranker: whether it trains a `losses.Ranker` with the model.
       needs_teacher: whether it needs a backbone to learn from.
     """
 
@@ -80,7 +80,7 @@ class Loss:
 
 
 def _rising(seen: Seen, objective: Objective) -> jax.Array:
-    """Opinions that rise with distances."""
+    """Opinions, with the sign that rises with distances."""
     falls = OPINIONS[objective.opinion].higher_is_better
     return -seen.opinions if falls else seen.opinions
 
@@ -143,7 +143,7 @@ def check_losses(names: Mapping[str, float], kind: Kind, dataset: str) -> None:
 
     Args:
       names: weights by the name of the loss.
-      kind: of the set.
+      kind: the set's kind.
       dataset: the set's name, for the error.
     """
     suited = [name for name, one in LOSSES.items() if suits(one, kind)]
@@ -158,14 +158,14 @@ def check_losses(names: Mapping[str, float], kind: Kind, dataset: str) -> None:
 
 
 def suits(loss: Loss, kind: Kind) -> bool:
-    """Whether a set of some kind can be learned with a loss."""
+    """Whether a loss can train on sets of a kind."""
     return loss.learns_from == kind.learned_from
 
 
 def loss_terms(seen: Seen, objective: Objective) -> dict[str, jax.Array]:
-    """The losses of an objective by name, not yet weighted.
+    """The losses of an objective by name, unweighted.
 
-    The means of distillation's errors, by tap, are among them.
+    They include the mean distillation errors by tap.
     """
     terms = {name: jnp.mean(error) for name, error in (seen.errors or {}).items()}
     for name, _ in objective.weights:

@@ -1,9 +1,9 @@
 """Pooled pairs of a set: computed once by a frozen backbone, and kept on disk.
 
-Where the backbone is frozen and images are taken whole, all that the trained parts see
-of a pair is its `Pooled`: one vector of a thousand numbers. These are written to
-ArrayRecord files, one record an example, under a name that is the digest of everything
-that they depend on. Training on them reads no image.
+If the backbone is frozen and images are used whole, the trained parts see each pair
+only as its `Pooled`: one vector of some thousand numbers. These are written to
+ArrayRecord files, one record per example, named by a digest of everything that they
+depend on. Training on them reads no images.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CODE = (
     "backbones", "classical", "facts", "images", "spips", "streams", "winograd",
     "training/step",
 )  # fmt: skip
-"""What pooled pairs depend on beside weights and images."""
+"""The code that pooled pairs depend on, beside weights and images."""
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""Positions in a set `(B,)`, and what was computed of its examples there."""
+"""Positions in a set `(B,)`, and what was computed for the examples there."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def pooled_dataset(
     Args:
       dataset: the examples.
       folder: where caches are kept.
-      network: the digest of the network: its parameters, dtype and architecture.
-      compute: yields (positions `(B,)`, pooled `(B, n, size)`) until every example was
-        there once; called in all processes if one of them finds no cache.
+      network: identifies the network: its parameters, dtype and architecture.
+      compute: yields (positions `(B,)`, pooled `(B, n, size)`), every example once;
+        called in all processes if one of them finds no cache.
 
     Raises:
       OSError: the folder cannot be written; nothing half-written is left.
@@ -88,7 +88,7 @@ def pooled_dataset(
     }
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
     place = Path(folder).expanduser() / digest[:32]
-    # Computing takes all processes, but each may have a folder of its own.
+    # All processes must compute together, but each may have its own folder.
     if not parallel.everywhere((place / _CARD).is_file()):
         with _building(place) as partial:
             rows = _write(partial / _RECORDS, compute(), len(dataset))
@@ -107,9 +107,9 @@ def pooled_dataset(
 
 
 def _write(path: Path, batches: Iterator[Pair], count: int) -> list[int]:
-    """Writes a record an example, as they come; returns the record of each."""
+    """Writes one record per example, in arrival order; returns each one's record."""
     rows = np.full(count, -1)
-    # One record a block: each is read by itself, in any order.
+    # One record per block: each is read by itself, in any order.
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
     written = 0
     try:
@@ -127,7 +127,7 @@ def _write(path: Path, batches: Iterator[Pair], count: int) -> list[int]:
 
 @contextmanager
 def _building(place: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `place` if all goes well."""
+    """A folder to fill, renamed to `place` if nothing fails."""
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="incomplete."))
     try:
@@ -137,6 +137,6 @@ def _building(place: Path) -> Iterator[Path]:
         except OSError:
             if not (place / _CARD).is_file():
                 raise
-            # Another process was as quick, and made the same.
+            # Another process made the same meanwhile.
     finally:
         shutil.rmtree(partial, ignore_errors=True)

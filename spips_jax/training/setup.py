@@ -22,10 +22,10 @@ from spips_jax.training.objectives import LOSSES, RANKER, Objective, check_losse
 from spips_jax.training.state import Params, TrainState
 
 RANDOM = "random"
-"""What `model.weights` says for random parameters of the backbone."""
+"""Value of `model.weights` for random parameters of the backbone."""
 
 BACKBONE = f"{weights.BACKBONE}/"
-"""The beginning of the paths of the backbone's parameters."""
+"""Prefix of the paths of the backbone's parameters."""
 
 OpenSet = Callable[[Any], data.Dataset]
 
@@ -36,7 +36,7 @@ class Sets:
 
     Attributes:
       training: to train on.
-      objectives: what each is learned with.
+      objectives: how to train on each.
       validation: to validate on.
     """
 
@@ -45,7 +45,7 @@ class Sets:
     validation: dict[str, data.Dataset]
 
     def card(self) -> dict[str, Any]:
-        """How many examples and references there are, for JSON."""
+        """The number of examples and references of each set, for JSON."""
 
         def described(dataset: data.Dataset) -> dict[str, Any]:
             return {
@@ -73,7 +73,7 @@ class Model:
     """The network of a run and its parameters before any training.
 
     Attributes:
-      network: it, with the layout of pooled pairs.
+      network: the network, with the layout of pooled pairs.
       trained: the parameters to train, by path.
       frozen: the others.
       backbone: digest of the backbone's parameters.
@@ -102,15 +102,15 @@ def open_set(config: ConfigDict, one: Any) -> data.Dataset:
 
 
 def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
-    """The sets of a config: their folds, without the references that it leaves out.
+    """The sets of a config: their folds, without excluded references.
 
     Args:
-      config: names them.
+      config: names the sets.
       open_one: opens the whole set of an entry.
 
     Raises:
       TrainingError: losses that do not suit a set, a reference that no set has.
-      DataError: a set that is not there, a fold that it has not.
+      DataError: a set or a fold that does not exist.
     """
     excluded = set(parse_names(config.data.exclude_references))
     unknown = set(excluded)
@@ -134,8 +134,8 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
         objectives[label] = build_objective(label, dataset, one)
     if unknown:
         raise TrainingError(
-            f"data.exclude_references names {', '.join(sorted(unknown))}, which no set"
-            " to train on has"
+            f"data.exclude_references names {', '.join(sorted(unknown))}, which no"
+            " training set has"
         )
     found = [source.dataset.name for source in training.values()]
     if twice := sorted({name for name in found if found.count(name) > 1}):
@@ -154,10 +154,10 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
 
 
 def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:
-    """How an entry of `data.train` wants its set to be learned.
+    """The objective of an entry of `data.train`.
 
     Raises:
-      TrainingError: losses that do not suit the set, nothing to learn in it.
+      TrainingError: losses that do not suit the set, or nothing to learn in it.
     """
     try:
         check_losses(one.losses, dataset.kind, dataset.name)
@@ -183,7 +183,7 @@ def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
-    """The attributes of `Spips` beside its backbone."""
+    """The attributes of `Spips` except its backbone."""
     return {
         "width": config.model.width,
         "streams": tuple(parse_names(config.model.streams)),
@@ -194,7 +194,7 @@ def options(config: ConfigDict) -> dict[str, Any]:
 
 
 def build_model(config: ConfigDict) -> Model:
-    """The network of a config, its parameters parted into trained and frozen.
+    """The network of a config, its parameters split into trained and frozen.
 
     Raises:
       TrainingError: `model.trainable` names no parameters.
@@ -238,7 +238,7 @@ def build_model(config: ConfigDict) -> Model:
 
 
 def _check_teacher(config: ConfigDict, trained: Params) -> bool:
-    """Whether the config has a teacher; raises if it does not suit, or has no use."""
+    """Whether the config has a teacher; raises if it does not fit or is not used."""
     teacher = config.model.teacher
     learning = [
         f"data.train.{label}.losses has {name}"
@@ -249,8 +249,8 @@ def _check_teacher(config: ConfigDict, trained: Params) -> bool:
         if teacher:
             taught = [name for name, one in LOSSES.items() if one.needs_teacher]
             raise TrainingError(
-                f"model.teacher is {teacher}, and no set is learned with"
-                f" {' or '.join(taught)}: leave it out"
+                f"model.teacher is {teacher}, and no set is trained with the losses"
+                f" {' or '.join(taught)}: leave it empty"
             )
         return False
     if not teacher:
@@ -260,7 +260,7 @@ def _check_teacher(config: ConfigDict, trained: Params) -> bool:
     if not any(path.startswith(BACKBONE) for path in trained):
         raise TrainingError(
             f"{learning[0]}, and model.trainable {config.model.trainable!r} has no part"
-            " of the backbone, which is what learns: add backbone"
+            " of the backbone, which would learn from the teacher: add backbone"
         )
     student = MODELS[config.model.name]
     sizes = [
@@ -276,14 +276,14 @@ def _check_teacher(config: ConfigDict, trained: Params) -> bool:
 
 
 def _losses(config: ConfigDict) -> list[tuple[str, str]]:
-    """The label of each set to train on with each loss that it is learned with."""
+    """Each training set's label with each of its losses."""
     return [
         (label, name) for label, one in config.data.train.items() for name in one.losses
     ]
 
 
 def _taps(network: str) -> dict[str, tuple[int, ...]]:
-    """Shapes `(h, w, C)` of a backbone's taps, of an image of odd size."""
+    """Shapes `(h, w, C)` of a backbone's taps, for an image of odd size."""
     image = jax.ShapeDtypeStruct((1, 75, 98, 3), jnp.float32)
     init = backbones.build(network).init_with_output
     taps, _ = jax.eval_shape(init, jax.random.key(0), image)

@@ -21,7 +21,7 @@ from spips_jax.messages import UserError
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, or fits another state; one line."""
+    """A checkpoint that cannot be written, or is of another state; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,8 @@ class Checkpoint:
     """What was saved at a step.
 
     Attributes:
-      step: the number of steps that were done.
-      state: the arrays, as NumPy arrays in the structure that was asked for; None from
-        `describe`.
+      step: the number of steps done.
+      state: NumPy arrays in the requested structure; None from `describe`.
       record: the caller's JSON.
       metric: the validation result, larger is better; None where there was none.
     """
@@ -66,7 +65,7 @@ def json_digest(content: Any) -> str:
 def check_like(
     path: str | os.PathLike[str], leaves: Mapping[str, Any], like: Any
 ) -> None:
-    """Raises `CheckpointError` unless saved arrays are those that are asked for.
+    """Raises `CheckpointError` unless saved arrays match the requested ones.
 
     Args:
       path: of the checkpoint, for the error.
@@ -94,9 +93,9 @@ def check_like(
 def from_first_process(
     found: Checkpoint | None, damaged: dict[int, str], error: str, like: Any
 ) -> tuple[Checkpoint | None, dict[int, str], str]:
-    """Returns the first process's arguments in all of them; `like` is everyone's own.
+    """Returns the first process's arguments in all processes; `like` is each one's own.
 
-    Bytes are sent, because the sum that sends them turns -0.0 into 0.0.
+    Arrays are sent as bytes, because the broadcast is a sum, which turns -0.0 into 0.0.
     """
     head = None if found is None else [found.step, found.record, found.metric]
     text = np.frombuffer(

@@ -1,8 +1,8 @@
 """The state of training: parameters, their moving average, the optimiser, the step.
 
-Parameters are flat here, `{"semantic/relu5": array}`. Their paths say which are
+Parameters are flat here, `{"semantic/relu5": array}`. Their paths determine which are
 trained; only those are in the state. The rest, `frozen`, is a separate argument, so
-that nothing is differentiated, averaged or saved that never changes.
+that parameters that never change are not differentiated, averaged or saved.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from flax import traverse_util
 Params = dict[str, jax.Array]
 
 NON_NEGATIVE = re.compile(r"(perceptual|semantic)/.*|head/(linear|kernel|output)")
-"""Paths of parameters that count as 0 below 0. They are held at 0 there, as LPIPS's
-are (Zhang et al., arXiv 1801.03924), or they could never come back."""
+"""Paths of parameters whose negative values count as 0. They are clamped at 0, as
+LPIPS's are (Zhang et al., arXiv 1801.03924); below it they could never come back."""
 
 
 @flax.struct.dataclass
@@ -64,7 +64,7 @@ def flatten(params: Mapping[str, Any]) -> Params:
 
 
 def unflatten(*params: Params) -> dict[str, Any]:
-    """The Flax parameter tree of parameters by path, those of several dicts."""
+    """The Flax parameter tree of parameters by path, merged from several dicts."""
     merged: Params = {}
     for part in params:
         merged |= part
@@ -72,16 +72,16 @@ def unflatten(*params: Params) -> dict[str, Any]:
 
 
 def partition(params: Params, trainable: str) -> tuple[Params, Params]:
-    """Parts parameters into (trained, frozen) by their paths.
+    """Splits parameters into (trained, frozen) by their paths.
 
     Args:
       params: by path.
-      trainable: regular expressions with commas between them. One that matches the
-        beginning of a path, up to a slash or its end, takes it: "semantic,head",
+      trainable: comma-separated regular expressions. One selects each path whose
+        beginning, up to a slash or the end, it matches: "semantic,head",
         "backbone/conv[45],semantic", ".*".
 
     Raises:
-      ValueError: an expression that is malformed or takes no parameter.
+      ValueError: an expression that is malformed or selects no parameter.
     """
     chosen: set[str] = set()
     for expression in filter(None, (part.strip() for part in trainable.split(","))):
@@ -100,7 +100,7 @@ def partition(params: Params, trainable: str) -> tuple[Params, Params]:
             )
         chosen |= found
     if not chosen:
-        raise ValueError("trainable is empty: name one part at least, as 'head'")
+        raise ValueError("trainable is empty: name at least one part, such as 'head'")
     return (
         {path: value for path, value in params.items() if path in chosen},
         {path: value for path, value in params.items() if path not in chosen},
@@ -118,11 +118,11 @@ def learning_rates(
     """Linear warm-up, a hold, and a decay to 0 at the last step.
 
     Args:
-      learning_rate: the highest.
+      learning_rate: the highest rate.
       schedule: "cosine" or "linear" decay, or "constant": none.
       warmup_steps: steps of the rise from 0.
-      hold_steps: steps at the highest before the decay.
-      num_steps: all of them.
+      hold_steps: steps at the highest rate before the decay.
+      num_steps: total number of steps.
     """
     decay_steps = max(num_steps - warmup_steps - hold_steps, 1)
     decays = {
@@ -150,14 +150,14 @@ def optimizer(
     accumulate: int,
     multipliers: Mapping[str, float],
 ) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm, a rate for each part, and accumulation.
+    """AdamW with clipping by global norm, a rate per part, and gradient accumulation.
 
     Args:
       schedule: the learning rate by update.
-      weight_decay: AdamW's, on matrices and kernels alone.
+      weight_decay: AdamW's, on matrices and kernels only.
       b1: decay of the first moment.
-      b2: of the second.
-      clip: greatest global norm of a gradient; 0 for no clipping.
+      b2: decay of the second moment.
+      clip: largest global norm of a gradient; 0 for no clipping.
       accumulate: batches whose mean gradient makes one update.
       multipliers: factors of the learning rate by the first name of a path.
     """

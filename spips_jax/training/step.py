@@ -1,10 +1,10 @@
 """One step of training and one of evaluation, as pure functions.
 
-Both run on one device's part of a batch and reach the others by `parallel.mean` and
-`parallel.gather`. Losses see the distances of the whole batch, gathered, so that what
-couples its rows (correlations, ranks) does not depend on the number of devices.
+Both run on one device's part of a batch and combine all parts by `parallel.mean` and
+`parallel.gather`. Losses see the gathered distances of the whole batch, so that losses
+that couple its rows (correlations, ranks) do not depend on the number of devices.
 
-A batch holds uint8 images `(b, H, W, 3)`, or in their place `pooled`: their pooled
+A batch holds uint8 images `(b, H, W, 3)`, or instead `pooled`: their pooled
 differences, computed once, for training with a frozen backbone.
 """
 
@@ -44,11 +44,11 @@ BESIDE = (RANKER, distill.TEACHER, distill.ADAPTER)
 
 @dataclass(frozen=True)
 class Network:
-    """The network, with the layout of a pair's `Pooled` in one vector.
+    """The network, with the layout of a pair's `Pooled` as one vector.
 
     Attributes:
       module: the network.
-      pooled: a `Pooled` of one pair, of shapes: `{tap: (C,)}` and so on.
+      pooled: the `Pooled` of one pair, as shapes: `{tap: (C,)}` and so on.
       teacher: a module of `spips_jax.backbones` that its backbone learns from, if any.
     """
 
@@ -65,7 +65,7 @@ class Network:
         return jnp.stack([score(pair) for pair in self._pools(apply, batch, kind)], -1)
 
     def pool(self, params: dict[str, Any], batch: Batch, kind: Kind) -> jax.Array:
-        """What `distances` takes as `pooled`, `(b, n, size)`."""
+        """Pooled differences `(b, n, size)`, as `distances` takes them."""
         pairs = self._pools(partial(self.module.apply, {"params": params}), batch, kind)
         return jnp.stack([self.pack(pair) for pair in pairs], axis=-2)
 
@@ -92,11 +92,11 @@ class Network:
 
     @property
     def size(self) -> int:
-        """Numbers in the vector of a pair."""
+        """Length of a pair's vector."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.pooled))
 
     def pack(self, pooled: Pooled) -> jax.Array:
-        """A `Pooled` of any leading dimensions as one vector, `(..., size)`."""
+        """A `Pooled` of any leading dimensions, as vectors `(..., size)`."""
         batch = pooled.facts.shape[:-1]
         leaves = jax.tree.leaves(pooled)
         return jnp.concatenate([x.reshape(*batch, -1) for x in leaves], axis=-1)
@@ -113,7 +113,7 @@ class Network:
 
 
 def network_of(module: Spips, *, teacher: Any = None) -> Network:
-    """Returns the network of a module, its layout found without computing anything."""
+    """Returns a module's network; finds its layout without computing anything."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 
     def pool(image: jax.Array) -> tuple[Pooled, Any]:
@@ -139,21 +139,21 @@ def train_step(
     tx: optax.GradientTransformation,
     decay: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one step down the gradient of an objective's loss.
+    """Takes one optimiser step on an objective's loss.
 
     Args:
-      state: before it.
+      state: the state before the step.
       frozen: the parameters that are not trained.
       batch: this device's part of a batch.
       network: what is trained.
       objective: of the batch's set.
       tx: the optimiser.
-      decay: of the moving average, at most; it starts lower, by (1 + t) / (10 + t).
+      decay: of the moving average; it starts lower, at (1 + t) / (10 + t).
 
     Returns:
-      The state after the step, and float32 metrics: `loss`, the weighted sum, each of
-      its terms as `loss_<name>`, those of distillation by tap as well, and
-      `gradient_norm`. The same on every device.
+      The state after the step, and float32 metrics: `loss`, the weighted sum; each of
+      its terms as `loss_<name>`, those of distillation also by tap; `gradient_norm`.
+      The same on every device.
     """
 
     def loss_of(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -179,8 +179,8 @@ def train_step(
         return jnp.sum(jnp.stack(weighted)), terms
 
     (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    # The gathered loss is the same on all devices, and each one's gradient has the
-    # others' share for its own rows: their mean is the gradient.
+    # The gathered loss is the same on all devices, and each device's gradient sums all
+    # devices' losses through its own rows: the mean over devices is the gradient.
     gradient = parallel.mean(gradient)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -213,15 +213,15 @@ def eval_step(
 
     Args:
       params: trained parameters.
-      frozen: the others.
+      frozen: the other parameters.
       batch: this device's part, with `position` and `mask` as `eval_batches` gives.
       network: the network.
       kind: of the batch's set.
       pool: whether to return pooled differences instead of distances.
 
     Returns:
-      Over all devices: `position` and `mask` `(B,)`, and `values` `(B, n)`, the
-      distances of the pairs that the kind compares, or `(B, n, size)`.
+      Over all devices: `position` and `mask` `(B,)`, and `values`: distances `(B, n)`
+      of the pairs that the kind compares, or pooled differences `(B, n, size)`.
     """
     tree = unflatten(frozen, params)
     for name in BESIDE:

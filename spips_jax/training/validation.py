@@ -1,4 +1,4 @@
-"""Distances of a model in training on a set, for its agreement with the opinions."""
+"""Distances that a model in training gives a set, to compare with its opinions."""
 
 from __future__ import annotations
 

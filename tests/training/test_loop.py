@@ -264,7 +264,9 @@ def test_another_run_in_a_workdir_is_refused(tiny_config: Make, tmp_path: Path) 
         "seed": 1,
     }.items():
         saved = config_lib.flat(tiny_config())[field]
-        message = f"was trained with {field} {saved!r}, this config has {value!r}: go"
+        message = (
+            f"was trained with {field} {saved!r}, this config has {value!r}: resume"
+        )
         with pytest.raises(training.TrainingError, match=re.escape(message)):
             training.train(tiny_config({field: value}), tmp_path)
     longer = training.train(tiny_config({"num_steps": 6, "log.every": 3}), tmp_path)
