@@ -200,7 +200,7 @@ def test_a_run_learns_and_leaves_a_backbone_to_train_a_head_on(
         ({"model.teacher": "vgg16"}, "teacher is vgg16, whose taps are not those of l"),
         ({"model.teacher": "resnet"}, "model.teacher is 'resnet', which is not one of"),
         ({"model.trainable": "head"}, "model.trainable 'head' has no part of the back"),
-        ({"data.train.scenes.losses": {"l1": 1.0}}, "is alexnet, and no set is learne"),
+        ({"data.train.scenes.losses": {"l1": 1.0}}, "is alexnet, and no set is traine"),
     ],
 )
 def test_what_cannot_be_learned_is_one_line(
