@@ -36,8 +36,7 @@ from spips_jax.kinds import Kind
 from spips_jax.messages import UserError
 
 INDEX = "index.csv"
-SHARD_BYTES = 128 << 20
-"""Approximate size of a shard; TFDS holds a shard in memory while writing it."""
+SHARD_BYTES = 128 << 20  # about; TFDS holds a shard in memory while writing it
 
 TEXT = ("id", "reference_id", "distortion")
 WHOLE = ("level", "votes", "height", "width")

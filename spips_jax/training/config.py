@@ -1,8 +1,8 @@
 """The fields of a training config, and the checks of their values.
 
 Every config starts from `default()`, so that every field can be overridden on the
-command line (`--config.optim.learning_rate=3e-4`). Nothing past `loop.train` sees a
-config: it is taken apart there.
+command line (`--config.optim.learning_rate=3e-4`). `loop.train`
+and `setup` take it apart; no step sees it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pooled pairs of a set: computed once by a frozen backbone, and kept on disk.
 
 If the backbone is frozen and images are used whole, the trained parts see each pair
-only as its `Pooled`: one vector of some thousand numbers. These are written to
+only as its `Pooled`: one vector of a few thousand numbers. These are written to
 ArrayRecord files, one record per example, named by a digest of everything that they
 depend on. Training on them reads no images.
 """
