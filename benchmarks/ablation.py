@@ -1,4 +1,4 @@
-"""What each part of SPIPS brings: cross-validation of variants on human scores.
+"""What each part of SPIPS contributes: variants cross-validated on human scores.
 
     spips data prepare tid2013 --manual_dir ~/Downloads
     spips convert alexnet
@@ -6,18 +6,17 @@
     python benchmarks/ablation.py --model spips-lite --only full --seeds 2
 
 trains the head of `configs/tid2013.py` once for each of five folds by reference and
-once for each type of distortion left out, all of them at once, on what the frozen
-backbone makes of the set (kept in the cache of `train.py`). It prints a table in
-Markdown:
+once for each distortion type left out, all at the same time, on the frozen backbone's
+pooled differences (in the cache of `spips train`). It prints a table in Markdown:
 
-- by reference: mean SRCC over the five held-out folds, its interval by a bootstrap of
-  the references, and its difference to the full model on the same resamplings;
-- left out: SRCC within a type of distortion that training did not see, mean over the
-  types, the worst of them, and over all rows, each scored by the model that did not
-  see its type.
+- by reference: mean SRCC over the five held-out folds, its interval from a bootstrap of
+  the references, and its difference to the full model on the same resamples;
+- left out: SRCC within a distortion type not seen in training, as the mean over types
+  and for the worst type, and SRCC over all rows, each scored by the model that was not
+  trained on its type.
 
-Steps and losses are `train.py`'s own; rows of a batch are drawn at random here, where
-its loader goes through the set.
+Steps and losses are those of `spips train`; batches are drawn at random here, whereas
+its loader iterates over the set.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def configured(config: ConfigDict, variant: dict[str, Any]) -> ConfigDict:
 
 
 def splits(references: np.ndarray, types: np.ndarray) -> Iterator[tuple[str, Any]]:
-    """Yields what is held out, and which rows that is: folds first, then types."""
+    """Yields the name and row mask of each held-out part: folds first, then types."""
     folds = assign_folds(references.tolist(), FOLDS)
     fold = np.array([folds[name] for name in references.tolist()])
     for number in range(1, FOLDS + 1):
@@ -106,8 +105,8 @@ def scores(
     columns: dict[str, np.ndarray],
     held: list[np.ndarray],
 ) -> np.ndarray:
-    """Scores `(K, N)` of all rows by K models, each trained without `held[k]`."""
-    # Pooled pairs have been through the backbone.
+    """Scores `(K, N)` of all rows by K models; model k is trained without `held[k]`."""
+    # Pooled pairs need no backbone.
     frozen = {
         path: value
         for path, value in model.frozen.items()
@@ -122,7 +121,7 @@ def scores(
         tx=tx,
         decay=config.optim.average,
     )
-    # Each model is a device to itself: what couples the rows of a batch stays in it.
+    # Each model acts as its own device, so losses across a batch stay within the model.
     alone = jax.vmap(
         train_step,
         in_axes=(None, None, 0),
@@ -171,7 +170,7 @@ def by_reference(
         columns = (-predicted[out], mos[out])
         values.append(srcc(*columns))
         drawn.append(bootstrap_draws(srcc, *columns, references=references[out]))
-    # Folds share no reference: resampled each by itself, they are resampled together.
+    # Folds share no reference, so resampling each fold separately resamples the whole.
     return float(np.mean(values)), np.mean(drawn, axis=0)
 
 

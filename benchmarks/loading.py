@@ -1,14 +1,14 @@
-"""How fast the loader delivers batches, and whether a training step waits for it.
+"""How fast the loader delivers batches, and whether a training step waits for them.
 
     python benchmarks/loading.py [--rounds 5] [--batches 24] [--vgg16]
 
-Makes two synthetic sets in a temporary folder: 64x64 triplets stored as PNG, as BAPPS
-is, and 512x384 pairs stored as BMP, as TID2013 and LIVE are. Every setting of threads
-and worker processes is measured once a round, in turn, and the median is printed.
+Builds two synthetic sets in a temporary folder: 64x64 triplets stored as PNG, like
+BAPPS, and 512x384 pairs stored as BMP, like TID2013 and LIVE. Each round measures every
+setting of threads and worker processes once; the median over rounds is printed.
 
-With --vgg16 the time of a forward pass of spips-vgg16 on random weights (a batch of 50
-triplets, of 4 pairs), the least that a training step takes, is split into the pass and
-the wait for its batch.
+With --vgg16 it instead prints what share of its time a forward pass of spips-vgg16 with
+random weights, a lower bound for a training step, waits for its batch (of 50 triplets,
+of 4 pairs).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _make(
 def _rate(
     dataset: data.Dataset, batch_size: int, batches: int, workers: int, threads: int
 ) -> float:
-    """Examples a second, once the loader runs."""
+    """Examples per second in steady state."""
     loader = data.train_batches(
         [data.Source(dataset=dataset)],
         batch_size=batch_size,
@@ -119,7 +119,7 @@ def _rate(
         num_threads=threads,
     )
     with loader:
-        # What was read ahead before the clock starts must be little beside the rest.
+        # Skip some, so that few timed batches were read ahead before the clock starts.
         for _ in range(2 + 4 * workers):
             next(loader)
         start = time.perf_counter()
@@ -149,8 +149,8 @@ def _vgg16_step(triplets: data.Dataset, pairs: data.Dataset, steps: int) -> None
         weights.write_weights(file, params, network="vgg16")
         metric = spips_jax.load("spips-vgg16", weights=file)
 
-    # No training step is faster than its forward pass: what a step waits for its batch
-    # is at most what this waits.
+    # A training step takes at least its forward pass, so it waits for its batch at most
+    # as long as this does.
     score = jax.jit(lambda metric, reference, distorted: metric(reference, distorted))
 
     for dataset, size in ((triplets, 50), (pairs, 4)):

@@ -1,7 +1,7 @@
-"""The peers' side in PyTorch. Imports no JAX, so that its memory can be measured.
+"""The PyTorch peers. Imports no JAX, so that PyTorch's memory is measured alone.
 
-python benchmarks/peer.py NETWORK HEIGHT WIDTH scores one random pair and prints what
-Linux knows of the process, its peak memory among it.
+python benchmarks/peer.py NETWORK HEIGHT WIDTH scores one random pair and prints the
+process's status from Linux, which includes its peak memory.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def layers(network: str) -> list[tuple[str, dict[str, Any]]]:
 def build(
     network: str, weights: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Network:
-    """Normalised NCHW images to taps, in channels_last.
+    """Builds a function from normalised NCHW images to taps, in channels_last.
 
     Args:
       network: "vgg16" or "alexnet".

@@ -1,9 +1,9 @@
-"""Speed and memory beside the peers; `README.md` says how to read the table.
+"""Speed and memory compared with peers; `README.md` says how to read the table.
 
     python benchmarks/speed.py [--size 256] [--rounds 15] [--only NAME ...]
 
 Times are ratios of medians over interleaved rounds (ours, peer, ours, peer, ...), so
-that a machine which is busy or throttled is so for both.
+that load or throttling of the machine affects both.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from spips_jax import Metric, backbones, classical, winograd
 from spips_jax.images import imagenet_normalize
 from spips_jax.spips import Spips
 
-# PyTorch is imported where it is used: our own processes start without it.
+# PyTorch is imported only where it is used, so that our own processes run without it.
 
 Row = tuple[str, str, str, str]
-"""What was measured, its median, the middle half of the rounds, the fastest ones."""
+"""What was measured, its median, the middle half of the rounds, the fastest rounds."""
 
 ROWS = "{:<52} {:>7}  {:<14}  {:>7}"
 
@@ -44,7 +44,7 @@ def time_row(
     *,
     above: bool = False,
 ) -> Row:
-    """Times both by turns; with `above`, by how much ours exceeds theirs."""
+    """Times both in alternation; `above` reports how much longer ours takes, in %."""
     for function in (ours, theirs, ours, theirs):
         function()
     times = np.empty((rounds, 2))
@@ -76,7 +76,7 @@ def image_pair(height: int, width: int) -> np.ndarray:
 
 
 def random_metric(backbone: str) -> Metric:
-    """SPIPS with random weights, scaled to keep the activations' size."""
+    """SPIPS with random weights, scaled so that activations keep their magnitude."""
     rng = np.random.default_rng(0)
     module = Spips(backbone=backbones.build(backbone))
     image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
@@ -93,14 +93,14 @@ def random_metric(backbone: str) -> Metric:
 
 
 def run_backbone(metric: Metric, images: jax.Array) -> list[jax.Array]:
-    """Normalised images `(N, H, W, 3)` to the backbone's taps, shallow to deep."""
+    """The backbone's taps of normalised images `(N, H, W, 3)`, shallow to deep."""
     module, params = metric.module.backbone, metric.variables["params"]["backbone"]
     taps = module.apply({"params": params}, images)
     return [taps[name] for name in module.taps]
 
 
 def to_torch(images: ArrayLike) -> Any:
-    """NHWC to NCHW with the memory's order kept: PyTorch's channels_last."""
+    """NHWC to NCHW in the same memory order: PyTorch's channels_last."""
     import torch
 
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
@@ -110,7 +110,7 @@ def to_torch(images: ArrayLike) -> Any:
 
 
 def vgg16(options: argparse.Namespace) -> Iterator[Row]:
-    """All taps of a pair up to relu5_3, and the gradient in one image."""
+    """All taps of a pair up to relu5_3, and the gradient with respect to one image."""
     import peer
     import torch
 
@@ -155,7 +155,7 @@ def vgg16(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def winograd_gain(options: argparse.Namespace) -> Iterator[Row]:
-    """What `spips_jax.winograd` brings."""
+    """The time with `spips_jax.winograd` against XLA's convolutions."""
     metric = random_metric("vgg16")
     images = imagenet_normalize(jnp.asarray(image_pair(options.size, options.size)))
 
@@ -184,12 +184,12 @@ def ssim(options: argparse.Namespace) -> Iterator[Row]:
 
     images = image_pair(options.size, options.size)
     reference, distorted = jnp.asarray(images)
-    x, y = to_torch(images).contiguous().split(1)  # NCHW is its faster order
+    x, y = to_torch(images).contiguous().split(1)  # faster for it than NHWC
     window = _fspecial_gauss_1d(11, 1.5).repeat([3, 1, 1, 1])
     ssim_map = jax.jit(classical._ssim_map)
 
     def theirs() -> None:
-        with torch.inference_mode():  # a map, and means that cost next to nothing
+        with torch.inference_mode():  # computes a map; its means cost next to nothing
             _ssim(x, y, data_range=1.0, win=window, size_average=False)
 
     yield time_row(
@@ -222,7 +222,7 @@ def ms_ssim(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def overhead(options: argparse.Namespace) -> Iterator[Row]:
-    """What streams, classical maps, fusion, head and checks cost."""
+    """The cost of streams, classical maps, fusion, head and checks."""
     metric = random_metric("vgg16")
     reference, distorted = images = jnp.asarray(image_pair(options.size, options.size))
     forward = jax.jit(lambda metric, x: run_backbone(metric, imagenet_normalize(x)))
@@ -248,7 +248,7 @@ def reuse(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def cold_start(options: argparse.Namespace) -> Iterator[Row]:
-    """A fresh process to its first score, imports included."""
+    """The time from the start of a process to its first score, imports included."""
     for backbone in ("vgg16", "alexnet"):
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "warm"):
@@ -265,7 +265,7 @@ def cold_start(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def memory(_: argparse.Namespace) -> Iterator[Row]:
-    """Peak of a fresh process that scores one pair of 512x768."""
+    """The peak memory of a fresh process that scores one pair of 512x768."""
     for backbone in ("vgg16", "alexnet"):
         ours = fresh_process("speed.py", "--first-score", backbone, "512", "768")
         theirs = fresh_process("peer.py", backbone, "512", "768")
@@ -289,7 +289,7 @@ BENCHMARKS = {
 
 
 def fresh_process(*command: str, **environment: str) -> float:
-    """Runs a script of this folder; returns its peak memory in MiB (Linux)."""
+    """Runs a script in this folder; returns its peak memory in MiB (Linux only)."""
     process = subprocess.run(
         [sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]],
         env={**os.environ, **environment},
@@ -297,7 +297,7 @@ def fresh_process(*command: str, **environment: str) -> float:
         text=True,
         check=True,
     )
-    # `resource.getrusage` would do for no child: it begins with its parent's peak.
+    # `resource.getrusage` is wrong for a child: it starts from its parent's peak.
     return int(process.stdout.split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -319,7 +319,7 @@ def main() -> None:
 
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as JAX takes
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as JAX uses
     print(ROWS.format("", "median", "middle half", "fastest"))
     for name in options.only:
         for row in BENCHMARKS[name](options):

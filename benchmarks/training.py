@@ -1,12 +1,12 @@
-"""Steps of training: speed, memory, the cost of many devices, time to the first step.
+"""Training steps: speed, memory, cost of many devices, time to the first step.
 
     python benchmarks/training.py                  # eight minutes on two cores
     python benchmarks/training.py --only alexnet/pooled --seconds 20
 
-Every case runs in a process of its own, which prints one line of JSON with
-`--case NAME --devices N`. Batches are random pixels that are there already: this is the
-step alone, benchmarks/loading.py has the loader. Weights are random, which costs the
-same.
+Every case runs in its own process, which is started with `--case NAME --devices N` and
+prints one line of JSON. Batches are random pixels already in memory, so only the step
+is timed; benchmarks/loading.py times the loader. Weights are random, which does not
+change the cost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRAINABLE = {
     "frozen": "perceptual,semantic,head,gain",
     "full": ".*",
 }
-"""What is trained: of pooled pairs, of images by a frozen backbone, all of it."""
+"""What is trained: on pooled pairs, on images with a frozen backbone, everything."""
 
 CASES = [f"{network}/{what}" for network in ("alexnet", "vgg16") for what in TRAINABLE]
 
@@ -36,7 +36,7 @@ CASES = [f"{network}/{what}" for network in ("alexnet", "vgg16") for what in TRA
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--seconds", type=float, default=10, help="of steps, a case")
+    parser.add_argument("--seconds", type=float, default=10, help="of steps per case")
     parser.add_argument("--rounds", type=int, default=3, help="of 8 devices against 1")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def run(case: str, *, devices: int, seconds: float, home: str) -> dict[str, float]:
-    """Measures in a fresh process that keeps compiled programs in `home`."""
+    """Measures in a fresh process that caches compiled programs in `home`."""
     words = ["--case", case, "--devices", str(devices), "--seconds", str(seconds)]
     result = subprocess.run(
         [sys.executable, __file__, *words],
@@ -130,12 +130,12 @@ def measure(case: str, devices: int, seconds: float) -> dict[str, float]:
 
     def go(state: Any) -> Any:
         state, metrics = train_step(state, frozen, parallel.split(batch))
-        float(metrics["loss"])  # the loop reads it, too
+        float(metrics["loss"])  # as the training loop also does
         return state
 
     state = go(state)
     first_step = time.perf_counter() - begin
-    # Some programs are compiled again when the state comes from a step.
+    # Some programs are recompiled when their input state comes from a step.
     for _ in range(3):
         state = go(state)
     count, begin = 0, time.perf_counter()
