@@ -1,5 +1,5 @@
-"""Turns PyTorch weight files into the safetensors files that `spips_jax.load` reads.
+"""Converts PyTorch weight files to the safetensors files that `spips_jax.load` reads.
 
 `python -m weights_convert NETWORK` is `spips convert NETWORK`. Nothing here needs
-PyTorch except `--verify`, and no file can make it run code.
+PyTorch except `--verify`, and no code in a file is ever run.
 """

@@ -1,4 +1,4 @@
-"""From a PyTorch file to ours: read, convert, write, on request compare."""
+"""Converts a PyTorch file to ours: read, convert, write and, on request, compare."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def convert(
     Args:
       network: one of `spips_jax.weights.PUBLISHED`.
       source: the PyTorch file; by default torchvision's, downloaded.
-      output: the file to write; by default where `spips_jax.load` looks.
-      compare: whether to compare with PyTorch, too.
+      output: the file to write; by default where `spips_jax.load` looks for it.
+      compare: whether also to compare the result with PyTorch.
 
     Returns:
-      0, or `EXIT_DIFFERENT` where PyTorch gives something else.
+      0, or `EXIT_DIFFERENT` if the result differs from PyTorch's.
 
     Raises:
       WeightsError: the file cannot be downloaded, read or converted.
@@ -44,7 +44,7 @@ def convert(
     source = source or download.fetch(network, cache_folder())
     output = output or weights_path(network)
     if output.resolve() == source.resolve():
-        raise WeightsError(f"{source}: is the source and the output; name another one")
+        raise WeightsError(f"{source}: is the source and the output; change --output")
     tensors = networks.read_source(network, source)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -54,7 +54,7 @@ def convert(
         network=network,
         metadata={"source": source.name, "source_sha256": digest},
     )
-    print(f"{network}: {len(tensors)} tensors of {source} written to {output}")
+    print(f"{network}: {len(tensors)} tensors from {source} written to {output}")
     if not compare:
         return 0
     differences = verify.verify(network, tensors, output)

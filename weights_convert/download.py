@@ -1,4 +1,4 @@
-"""Downloads torchvision's weight files: over https, resumable, checked, atomic."""
+"""Downloads torchvision's weight files: https only, resumable, verified, atomic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT_S = 30
 
 
 def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
-    """The weights file of `network` in `folder`, downloaded if it isn't there yet.
+    """Returns the weights file of `network` in `folder`, downloaded if missing.
 
     Raises:
       WeightsError: `network` has no download, or the download failed.
@@ -36,12 +36,13 @@ def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
 def download(url: str, folder: pathlib.Path) -> pathlib.Path:
     """Downloads `url` into `folder` and returns the file.
 
-    The file's name ends with the first digits of its SHA-256, as torchvision's do; a
-    file that is there and has them isn't downloaded again. What arrives is kept under
-    `<name>.part` until it is complete, and a later call resumes there.
+    The file's name ends with the first digits of its SHA-256, as torchvision's do; an
+    existing file that matches them isn't downloaded again. A partial download is kept
+    as `<name>.part`, and a later call resumes it.
 
     Raises:
-      WeightsError: the server can't be reached or breaks off, or the digest differs.
+      WeightsError: the server can't be reached, the connection breaks, or the digest
+        differs.
     """
     _check_scheme(url)
     path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
@@ -50,23 +51,23 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A complete part is what an interruption before the renaming leaves.
+        # An interruption just before the renaming leaves a complete part file.
         if _digest_error(part, path.name) is not None:
             _receive(url, part)
     except urllib.error.HTTPError as error:
         error.close()
         raise WeightsError(
-            f"{url}: the server answers {error.code} {error.reason}; get the file some "
-            "other way and give it as --source"
+            f"{url}: the server answers {error.code} {error.reason}; get the file "
+            "elsewhere and give it as --source"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(
-            f"{url}: {reason}; run it again to go on, or give the file as --source"
+            f"{url}: {reason}; run it again to resume, or give the file as --source"
         ) from error
     if problem := _digest_error(part, path.name):
         part.unlink()
-        raise WeightsError(f"{url}: {problem}; removed, run it again")
+        raise WeightsError(f"{url}: {problem}; the download was removed, run it again")
     part.replace(path)
     return path
 
@@ -79,7 +80,7 @@ def _check_scheme(url: str) -> None:
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but not out of https."""
+    """Follows redirects, but only to https."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
@@ -89,12 +90,12 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _digest_error(path: pathlib.Path, name: str) -> str | None:
-    """What is wrong with the file for one called `name`; None if nothing."""
+    """Why the file isn't the one whose digest is in `name`; None if it is."""
     if not path.is_file():
         return "no such file"
     match = re.search(r"-([0-9a-f]{8,64})\.", name)
     if match is None:
-        raise ValueError(f"{name} has no digest in it")
+        raise ValueError(f"{name} contains no digest")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest.startswith(match[1]):
@@ -113,13 +114,13 @@ def _receive(url: str, part: pathlib.Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
-        # The file ends at or before `start` and the part isn't it.
+        # The server's file ends at or before `start`, and the part isn't that file.
         error.close()
         part.unlink()
         return _receive(url, part)
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # a server that ignores Range sends the whole file
+            start = 0  # the server ignores Range and sends the whole file
         elif not response.headers.get("Content-Range", "").startswith(
             f"bytes {start}-"
         ):

@@ -1,8 +1,8 @@
-"""Which PyTorch tensor becomes which Flax tensor, network by network.
+"""Maps PyTorch tensors to Flax tensors, network by network.
 
-The names are in the records of `spips_jax.backbones` and `spips_jax.baselines`:
-backbones have torchvision's (https://github.com/pytorch/vision/tree/main/torchvision/
-models), heads those of their authors.
+The names are in the records of `spips_jax.backbones` and `spips_jax.baselines`: for
+backbones torchvision's (https://github.com/pytorch/vision/tree/main/torchvision/
+models), for heads their authors'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def torch_shapes(network: str) -> dict[str, tuple[int, ...]]:
-    """PyTorch tensor -> its shape, convolution kernels in OIHW."""
+    """PyTorch tensor name -> its shape, convolution kernels in OIHW."""
     expected = expected_shapes(network)
 
     def shape(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -36,12 +36,12 @@ def torch_shapes(network: str) -> dict[str, tuple[int, ...]]:
 
 
 def read_source(network: str, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of `network` in a PyTorch weights file, float32, PyTorch's names.
+    """Reads the tensors of `network`: float32, under PyTorch's names.
 
     Raises:
-      WeightsError: the file can't be read, a tensor is missing, extra or misshapen
-        (torchvision's classifier excepted, which is left out), not of floats or not
-        finite, or a linear head of LPIPS is negative.
+      WeightsError: the file can't be read; a tensor is missing, extra (torchvision's
+        classifier excepted, which is ignored), of the wrong shape, not of floats or
+        not finite; or a linear head of LPIPS has negative values.
     """
     found = reader.read_tensors(path)
     shapes = {key: tensor.shape for key, tensor in found.items()}
@@ -53,7 +53,7 @@ def read_source(network: str, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _mismatches(network: str, found: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What keeps a file with these tensors from being `network`, in words."""
+    """The problems, in words, that rule out these tensors as `network`."""
     needed = torch_shapes(network)
     ignored = PUBLISHED[network].ignored
     missing = [f"{key} {needed[key]}" for key in needed if key not in found]
@@ -67,7 +67,7 @@ def _mismatches(network: str, found: Mapping[str, tuple[int, ...]]) -> list[str]
         for key in needed
         if key in found and found[key] != needed[key]
     ]
-    named = (("missing", missing), ("extra", extra), ("of another shape", misshapen))
+    named = (("missing", missing), ("extra", extra), ("of the wrong shape", misshapen))
     return [f"{kind}: {_some(items)}" for kind, items in named if items]
 
 
@@ -92,7 +92,7 @@ def _values(network: str, key: str, tensor: reader.Tensor) -> np.ndarray:
             f"{tensor.path}: {key} is of {tensor.dtype}; needs one of "
             f"{', '.join(_FLOAT_DTYPES)}"
         )
-    with np.errstate(over="ignore"):  # float64 past float32's range is found below
+    with np.errstate(over="ignore"):  # float64 beyond float32's range is found below
         values = tensor.read().astype(np.float32, order="C")
     if not np.isfinite(values).all():
         count = np.count_nonzero(~np.isfinite(values))
@@ -110,7 +110,7 @@ def _values(network: str, key: str, tensor: reader.Tensor) -> np.ndarray:
 
 
 def to_flax(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """PyTorch's tensors as the nested dict of Flax parameters, kernels in HWIO."""
+    """Converts PyTorch's tensors to nested Flax parameters, kernels in HWIO."""
     expected = expected_shapes(network)
     flat: dict[str, np.ndarray] = {}
     for key, names in PUBLISHED[network].tensors.items():

@@ -1,11 +1,11 @@
-"""Reads the pickles inside PyTorch checkpoints without running anything in them.
+"""Reads the pickles inside PyTorch checkpoints without running any code in them.
 
 A pickle is a program: Python's own `pickle.load` imports and calls whatever it names.
-The interpreter below knows only the instructions of protocols 2 to 5 that build
+The interpreter below supports only the instructions of protocols 2 to 5 that build
 numbers, strings and containers. The few names a state dict needs become records
-(`Storage`, `StoredTensor`); every other name is refused before anything is done with
-it. Memory stays proportional to the bytes read, which `pickle.Unpickler` doesn't
-promise (one LONG_BINPUT can make its memo table gigabytes large).
+(`Storage`, `StoredTensor`); every other name is refused as soon as it is read. Memory
+stays proportional to the bytes read, which `pickle.Unpickler` doesn't guarantee (one
+LONG_BINPUT can make its memo table gigabytes large).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STORAGE_DTYPES = {
     for kind, dtype in {**_FLOATS, **_INTS, "Bool": "?"}.items()
 }
 _ORDERED_DICT = "collections.OrderedDict"
-# torchvision's VGG16 and VGG19 date from 2017 and have the first of the two.
+# torchvision's VGG16 and VGG19 files date from 2017 and use the first of the two.
 _REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
 _ALLOWED = {*_STORAGE_DTYPES, _ORDERED_DICT, *_REBUILD_TENSOR, _REBUILD_PARAMETER}
@@ -40,7 +40,7 @@ _CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """`size` elements kept outside the pickle; a view's first one is `start`."""
+    """`size` elements stored outside the pickle; a view begins at element `start`."""
 
     key: str
     dtype: np.dtype
@@ -50,7 +50,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as a strided window on a storage; offset and strides in elements."""
+    """A tensor as a strided view of a storage; offset and strides in elements."""
 
     storage: Storage
     offset: int
@@ -59,21 +59,21 @@ class StoredTensor:
 
 
 class _Global(str):
-    """A name the pickle imports; a class of its own because any string can be data."""
+    """A name the pickle imports; its own type, because a plain string may be data."""
 
 
 def load(
     stream: io.BytesIO | mmap.mmap, storages: dict[str, Storage] | None = None
 ) -> Any:
-    """Reads one pickle and leaves `stream` just behind it.
+    """Reads one pickle and leaves `stream` just after it.
 
-    Tensors come back as `StoredTensor`, OrderedDicts as dicts; `storages` is filled
-    with every storage that the pickle refers to. A file object won't do as `stream`: it
-    allocates a length before it finds out that the file is shorter.
+    Tensors are returned as `StoredTensor`, OrderedDicts as dicts; every storage that
+    the pickle refers to is added to `storages`. `stream` must not be a file object:
+    reading one allocates the requested length even if the file is shorter.
 
     Raises:
-      WeightsError: the pickle names or does what a state dict doesn't.
-      ValueError, KeyError, IndexError, ...: it is malformed.
+      WeightsError: the pickle uses a name or an instruction that no state dict uses.
+      ValueError, KeyError, IndexError, ...: the pickle is malformed.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -139,14 +139,14 @@ def load(
                 args, function = stack.pop(), stack.pop()
                 stack.append(_call(function, _expect(args, tuple)))
             case "BUILD":
-                stack.pop()  # the version numbers that a state dict has as `_metadata`
+                stack.pop()  # a state dict's `_metadata`: version numbers
                 _expect(stack[-1], dict)
             case "STOP":
                 return stack.pop()
             case name:
                 subject = f" {arg!r:.80}" if arg is not None else ""
                 raise WeightsError(
-                    f"refused: the pickle uses {name}{subject}, no state dict does"
+                    f"refused: the pickle uses {name}{subject}; no state dict does"
                 )
     raise ValueError("the pickle has no end")
 
@@ -166,7 +166,7 @@ def _call(function: Any, args: tuple[Any, ...]) -> Any:
         if function == _ORDERED_DICT and len(args) <= 1:
             pairs = _expect(args[0], list) if args else []
             result = _set_items({}, pairs)
-            pairs.clear()  # or a list used a thousand times would fill as many dicts
+            pairs.clear()  # else a list used a thousand times would fill as many dicts
             return result
         if function in _REBUILD_TENSOR and len(args) >= 4:
             return _tensor(*args[:4])
@@ -180,7 +180,7 @@ def _call(function: Any, args: tuple[Any, ...]) -> Any:
 def _storage(persistent_id: Any) -> Storage:
     match persistent_id:
         case ("storage", _Global() as kind, str() as key, _, int() as size, *view):
-            # Legacy files can have (key, start, size) of a part of the storage.
+            # Legacy files can have a view, (key, start, size), of part of a storage.
             start = view[0][1] if view and view[0] else 0
             if size < 0:
                 raise ValueError(f"storage {key!r:.80} has {size} elements")

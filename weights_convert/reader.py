@@ -1,8 +1,8 @@
 """Reads the tensors of .pth/.pt (zip or legacy), .safetensors and .npz files.
 
-`read_tensors` reads names, shapes and dtypes; values are read when asked for, so the
-classifier of a 528 MB VGG16 is never loaded and a lying header allocates nothing: look
-at a tensor's shape before its values.
+`read_tensors` reads only names, shapes and dtypes; values are read on request, so the
+classifier of a 528 MB VGG16 is never loaded and a false header allocates nothing: check
+a tensor's shape before reading its values.
 
 Formats: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
 (`_save`, `_legacy_save`), https://github.com/huggingface/safetensors and
@@ -40,7 +40,7 @@ _SAFETENSORS_DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its shape and dtype; values are read when asked for."""
+    """One tensor of a file: its shape and dtype; values are read on request."""
 
     path: pathlib.Path
     shape: tuple[int, ...]
@@ -48,17 +48,17 @@ class Tensor:
     _read: Callable[[], np.ndarray]
 
     def read(self) -> np.ndarray:
-        """The values, of `shape`; `WeightsError` where the file can't give them."""
+        """Returns the values, of `shape`; `WeightsError` if they can't be read."""
         with _naming(self.path):
             return self._read()
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
-    """Name -> tensor of a weights file, whose content shows its format.
+    """Name -> tensor of a weights file; its content, not its name, decides the format.
 
-    A state dict may lie under "state_dict" or "model", and its names may all begin with
-    "module." (DataParallel); neither shows in the result. Raises `WeightsError`, naming
-    the file, if it is missing, damaged, no weights file, or has code in it.
+    A state dict may be nested under "state_dict" or "model", and its names may all
+    begin with "module." (DataParallel); the result has neither. Raises `WeightsError`,
+    naming the file, if it is missing, damaged, not a weights file, or contains code.
     """
     with _naming(path):
         with path.open("rb") as file:
@@ -81,7 +81,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Makes every error of the block a `WeightsError` that names the file."""
+    """Turns every error in the block into a `WeightsError` that names the file."""
     try:
         yield
     except WeightsError as error:
@@ -91,8 +91,8 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
     except (PermissionError, IsADirectoryError) as error:
         raise WeightsError(f"{path}: {error.strerror}") from error
     except Exception as error:
-        # Whatever a parser trips over, the bytes are at fault: anybody may have
-        # written them, and the parsers raise all sorts of errors.
+        # Whatever the parsers raise, and they raise all sorts of errors, the bytes are
+        # at fault: the file may come from anybody.
         reason = f"{type(error).__name__}: {error}"
         raise WeightsError(
             f"{path}: damaged or truncated ({reason:.300}); get the file again"
@@ -107,8 +107,8 @@ def _read_zip(path: pathlib.Path) -> dict[str, Tensor]:
         pickle_names = [name for name in names if name.endswith("/data.pkl")]
         if len(pickle_names) != 1:
             raise WeightsError(
-                f"not a weights file: a zip file with {len(pickle_names)} data.pkl, "
-                "where a PyTorch checkpoint has one and an .npz file only .npy entries"
+                f"not a weights file: a zip file with {len(pickle_names)} data.pkl; a "
+                "PyTorch checkpoint has one, an .npz file only .npy entries"
             )
         folder = pickle_names[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names:
@@ -126,7 +126,7 @@ def _read_zip(path: pathlib.Path) -> dict[str, Tensor]:
 
 def _open_zip(path: pathlib.Path) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
-    # zipfile sets aside what an entry claims to have before it reads it.
+    # zipfile allocates an entry's claimed size before it reads the entry.
     size = path.stat().st_size
     if any(info.compress_size > size for info in archive.infolist()):
         archive.close()
@@ -135,7 +135,7 @@ def _open_zip(path: pathlib.Path) -> zipfile.ZipFile:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """An entry's bytes, if stored as is: compressed ones can swell a thousandfold."""
+    """An uncompressed entry's bytes; compressed ones could expand a thousandfold."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise WeightsError(f"{name!r:.80} is compressed, which torch.save never does")
@@ -149,7 +149,7 @@ def _read_entry(path: pathlib.Path, name: str) -> bytes:
 
 def _npy_tensor(path: pathlib.Path, archive: zipfile.ZipFile, name: str) -> Tensor:
     with archive.open(name) as file:
-        # np.savez takes version 1 for plain arrays; it bounds the header to 64 kB.
+        # np.savez uses version 1 for plain arrays; it limits the header to 64 kB.
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise WeightsError(f"{name!r:.80} has .npy version {version}, not (1, 0)")
@@ -167,7 +167,7 @@ def _read_npy(path: pathlib.Path, name: str) -> np.ndarray:
 def _read_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     with safetensors.safe_open(path, framework="numpy") as file:
         tensors = {}
-        for name in file.keys():  # noqa: SIM118, it is no dict
+        for name in file.keys():  # noqa: SIM118, it is not a dict
             part = file.get_slice(name)
             dtype = _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype())
             read = functools.partial(_read_safetensor, path, name)
@@ -185,7 +185,7 @@ def _read_legacy(path: pathlib.Path) -> dict[str, Tensor]:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     magic, protocol = pickles.load(content), pickles.load(content)
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        raise WeightsError("not a weights file: a pickle, but none by torch.save")
+        raise WeightsError("not a weights file: a pickle, but not by torch.save")
     _check_byte_order(pickles.load(content)["little_endian"])
     storages: dict[str, pickles.Storage] = {}
     root = pickles.load(content, storages)
@@ -223,7 +223,7 @@ def _stored_tensors(
     root: Any,
     locate: Callable[[pickles.Storage], Callable[[], bytes]],
 ) -> dict[str, Tensor]:
-    """The tensors of an unpickled state dict; `locate` finds a storage's bytes."""
+    """The tensors of an unpickled state dict; `locate` returns a storage's reader."""
     if not isinstance(root, dict):
         raise WeightsError(f"holds a {type(root).__name__} instead of a state dict")
     nested = (root.get(key) for key in ("state_dict", "model"))
@@ -240,7 +240,7 @@ def _stored_tensors(
 
 def _window(tensor: pickles.StoredTensor, read: Callable[[], bytes]) -> np.ndarray:
     itemsize = tensor.storage.dtype.itemsize
-    # NumPy checks once more that offset and strides stay inside the bytes.
+    # NumPy checks again that offset and strides stay inside the bytes.
     return np.ndarray(
         tensor.shape,
         tensor.storage.dtype,

@@ -1,8 +1,8 @@
-"""The backbones once more in PyTorch, for `--verify`: the only file that imports it.
+"""The backbones in PyTorch, for `--verify`: the only file here that imports PyTorch.
 
-Written after torchvision's definitions (https://github.com/pytorch/vision/tree/main/
-torchvision/models, {vgg,alexnet,squeezenet}.py) and not after `spips_jax.backbones`, so
-that a mistake in one doesn't hide in the other.
+Written from torchvision's definitions (https://github.com/pytorch/vision/tree/main/
+torchvision/models, {vgg,alexnet,squeezenet}.py) and not from `spips_jax.backbones`, so
+that the two don't share mistakes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VGG_LAYERS = {
 
 
 def require_torch() -> None:
-    """Raises `WeightsError` where PyTorch isn't installed."""
+    """Raises `WeightsError` if PyTorch isn't installed."""
     if importlib.util.find_spec("torch") is None:
         raise WeightsError(
             "--verify compares with PyTorch, which is not installed: pip install torch"
@@ -33,11 +33,11 @@ def require_torch() -> None:
 def activations(
     network: str, tensors: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every activation that has a name in the literature.
+    """Returns every activation that has a name in the literature.
 
     Args:
       network: "vgg16", "vgg19", "alexnet" or "squeezenet".
-      tensors: the convolutions, float32, torchvision's names.
+      tensors: the convolutions' tensors, float32, under torchvision's names.
       images: (N, H, W, 3), float32, ImageNet-normalised.
 
     Returns:
@@ -100,7 +100,7 @@ def activations(
     }
     if network not in twins:
         raise WeightsError(
-            f"--verify: {network} has no PyTorch twin, only {', '.join(twins)} have"
+            f"--verify: {network} has no PyTorch twin; only {', '.join(twins)} have one"
         )
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

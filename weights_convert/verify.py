@@ -1,4 +1,4 @@
-"""Compares converted weights with PyTorch: activations or, of heads, values."""
+"""Compares converted weights with PyTorch: backbones' activations, heads' values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from spips_jax import backbones
 from spips_jax.weights import read_weights
 from weights_convert import networks, torch_twin
 
-# Relative to the largest value. Float32 sums in another order differ by 1e-6 or so
-# after VGG19's sixteen convolutions; a wrong weight, layout or padding by 1e-2 and up.
+# Relative to the largest value. After VGG19's sixteen convolutions, float32 sums in
+# another order differ by about 1e-6; a wrong weight, layout or padding by 1e-2 or more.
 TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one tap, or one tensor of a head, is from PyTorch's."""
+    """The difference of one tap, or of one tensor of a head, from PyTorch's."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,8 +37,8 @@ def verify(
 ) -> list[Difference]:
     """Reads the converted file back and compares it with PyTorch's `tensors`.
 
-    Backbones run on two images in both frameworks, which needs PyTorch; a head's file
-    is compared value by value.
+    Backbones run on two images in both frameworks, which needs PyTorch; heads are
+    compared value by value.
     """
     params = read_weights(path, network=network)
     if network not in backbones.BACKBONES:
@@ -52,9 +52,9 @@ def verify(
 
 
 def random_images() -> np.ndarray:
-    """Two smooth random images (2, 97, 128, 3), the same every time, normalised.
+    """Two smooth random images (2, 97, 128, 3), normalised; the same on every call.
 
-    The odd height makes the rounding of strides and pooling matter.
+    The odd height exposes differences in how strides and pooling round sizes.
     """
     noise = np.random.default_rng(0).standard_normal((2, 97, 128, 3))
     walk = noise.cumsum(axis=1).cumsum(axis=2)
