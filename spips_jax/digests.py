@@ -1,11 +1,13 @@
-"""Digests of the package's own code, for caches of what it computed."""
+"""Digests of the package's own code and of plain values, for what is kept on disk."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).parent
 
@@ -27,6 +29,11 @@ def _is_text(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 of plain values, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -90,6 +90,14 @@ class Dataset:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[position] for position in range(len(self)))
 
+    def positions_by(self, *columns: str) -> dict[tuple[Any, ...], list[int]]:
+        """Positions of the examples, grouped by their values in columns of `index`."""
+        positions: dict[tuple[Any, ...], list[int]] = {}
+        keys = zip(*(self.index[name].tolist() for name in columns), strict=True)
+        for position, key in enumerate(keys):
+            positions.setdefault(key, []).append(position)
+        return positions
+
     def select(self, chosen: np.ndarray | Sequence[int]) -> Dataset:
         """Returns the examples in a boolean mask `(N,)`, or at positions, in order."""
         chosen = np.asarray(chosen)

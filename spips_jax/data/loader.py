@@ -289,7 +289,7 @@ def eval_plan(
     if not len(dataset):
         raise DataError(f"{dataset.name}: there are no examples to evaluate on")
     alike = ("height", "width", *(("reference_id",) if by_reference else ()))
-    groups = _positions_by(dataset, *alike)
+    groups = dataset.positions_by(*alike)
     rows = []
     for group in sorted(groups):
         positions = groups[group]
@@ -354,7 +354,7 @@ def _units(source: Source) -> np.ndarray:
     dataset = source.dataset
     if not source.grouped:
         return np.arange(len(dataset))[:, None]
-    groups = _positions_by(dataset, "reference_id", "distortion")
+    groups = dataset.positions_by("reference_id", "distortion")
     sizes = sorted({len(group) for group in groups.values()})
     if sizes[0] != sizes[-1] or sizes[0] < 2:
         raise DataError(
@@ -363,12 +363,3 @@ def _units(source: Source) -> np.ndarray:
             " least two"
         )
     return np.array(list(groups.values()))
-
-
-def _positions_by(dataset: Dataset, *columns: str) -> dict[tuple, list[int]]:
-    """Positions of the examples, grouped by their values in `columns`."""
-    positions: dict[tuple, list[int]] = {}
-    keys = zip(*(dataset.index[name].tolist() for name in columns), strict=True)
-    for position, key in enumerate(keys):
-        positions.setdefault(key, []).append(position)
-    return positions

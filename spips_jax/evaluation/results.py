@@ -181,10 +181,7 @@ def _within_groups(dataset: Dataset, values: tuple[np.ndarray, ...]) -> float:
 
     A group is all levels of a distortion of a reference.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
-    names = (dataset.index["reference_id"], dataset.index["distortion"])
-    for row, key in enumerate(zip(*(n.tolist() for n in names), strict=True)):
-        groups.setdefault(key, []).append(row)
+    groups = dataset.positions_by("reference_id", "distortion")
     scores, levels = values
     found = [
         agreement.krcc(scores[rows], levels[rows])
@@ -204,15 +201,11 @@ def _parts(dataset: Dataset) -> list[str]:
         same = [
             other
             for other, others in found.items()
-            if others == count == len(_pairs_of(dataset, column, other))
+            if others == count == len(dataset.positions_by(column, other))
         ]
         if not same:  # BAPPS has a split for each distortion: once is enough
             found[column] = count
     return list(found)
-
-
-def _pairs_of(dataset: Dataset, *columns: str) -> set[tuple[Any, ...]]:
-    return set(zip(*(dataset.index[name].tolist() for name in columns), strict=True))
 
 
 def _values_of(dataset: Dataset, column: str) -> list[Any]:

@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from spips_jax.digests import json_digest
 from spips_jax.messages import one_line
 from spips_jax.training.snapshot import (
     Checkpoint,
@@ -37,7 +38,6 @@ from spips_jax.training.snapshot import (
     check_like,
     digest,
     from_first_process,
-    json_digest,
     leaves_of,
 )
 

@@ -8,7 +8,6 @@ depend on. Training on them reads no images.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from array_record.python import array_record_data_source, array_record_module
 
 from spips_jax import parallel
 from spips_jax.data.dataset import Dataset
-from spips_jax.digests import code_digest
+from spips_jax.digests import code_digest, json_digest
 from spips_jax.training.step import POOLED
 
 _RECORDS = "pooled.array_record"
@@ -86,8 +85,7 @@ def pooled_dataset(
         "ids": dataset.digest,
         "source": dataset.fingerprint,
     }
-    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
-    place = Path(folder).expanduser() / digest[:32]
+    place = Path(folder).expanduser() / json_digest(card)[:32]
     # All processes must compute together, but each may have its own folder.
     if not parallel.everywhere((place / _CARD).is_file()):
         with _building(place) as partial:

@@ -57,11 +57,6 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(bytes_of(array).data).hexdigest()
 
 
-def json_digest(content: Any) -> str:
-    """SHA-256 of plain values, as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def check_like(
     path: str | os.PathLike[str], leaves: Mapping[str, Any], like: Any
 ) -> None:
