@@ -364,6 +364,26 @@ def build(name: str, **options: Any) -> Any:
     return record.module(**{**fields, **options})
 
 
+def shapes(
+    name: str, *, height: int | None = None, width: int | None = None
+) -> tuple[Taps, dict[str, Any]]:
+    """Shapes of a backbone's taps and parameters, without computing anything.
+
+    Args:
+      name: a key of `BACKBONES`.
+      height: of the one image, in pixels; by default the smallest that it takes.
+      width: of the image, likewise.
+
+    Returns:
+      Trees of `jax.ShapeDtypeStruct`: taps `(1, h, w, C)`, and the parameters.
+    """
+    module = build(name)
+    size = (height or module.min_size, width or module.min_size)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    taps, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
+    return taps, variables["params"]
+
+
 def initialize(name: str, key: jax.Array) -> dict[str, Any]:
     """Random parameters of the backbone `name`: He et al., arXiv 1502.01852.
 
@@ -371,9 +391,8 @@ def initialize(name: str, key: jax.Array) -> dict[str, Any]:
     depth; biases are 0. Even such features tell images apart (Zhang et al., arXiv
     1801.03924, section 4), so a network can be tried without a download.
     """
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(build(name).init, jax.random.key(0), image)["params"]
-    leaves, structure = jax.tree.flatten(shapes)
+    _, params = shapes(name)
+    leaves, structure = jax.tree.flatten(params)
     init = nn.initializers.he_normal()
     drawn = [
         init(one, leaf.shape) if len(leaf.shape) > 1 else jnp.zeros(leaf.shape)

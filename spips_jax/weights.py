@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from spips_jax.backbones import BACKBONES, Published, build
+from spips_jax.backbones import BACKBONES, Published, shapes
 from spips_jax.baselines import BASELINES
 from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
@@ -80,21 +80,13 @@ def expected_shapes(network: str) -> Mapping[str, tuple[int, ...]]:
       WeightsError: `network` is neither a backbone nor the head of a baseline.
     """
     if network in BACKBONES:
-        _, variables = _backbone_shapes(network)
-        return flat_shapes(variables["params"])
+        _, params = shapes(network)
+        return flat_shapes(params)
     head = BASELINES[network].head if network in BASELINES else None
     if head is None:
         raise WeightsError(one_of("network", network, (*BACKBONES, *PUBLISHED)))
-    taps, _ = _backbone_shapes(BASELINES[network].backbone)
+    taps, _ = shapes(BASELINES[network].backbone)
     return head.shapes({tap: one.shape[-1] for tap, one in taps.items()})
-
-
-def _backbone_shapes(network: str) -> tuple[Any, Any]:
-    """Shapes of a backbone's taps and variables, without computing anything."""
-    module = build(network)
-    size = module.min_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(module.init_with_output, jax.random.key(0), image)
 
 
 def flat_shapes(params: Any) -> dict[str, tuple[int, ...]]:

@@ -284,9 +284,7 @@ def _losses(config: ConfigDict) -> list[tuple[str, str]]:
 
 def _taps(network: str) -> dict[str, tuple[int, ...]]:
     """Shapes `(h, w, C)` of a backbone's taps, for an image of odd size."""
-    image = jax.ShapeDtypeStruct((1, 75, 98, 3), jnp.float32)
-    init = backbones.build(network).init_with_output
-    taps, _ = jax.eval_shape(init, jax.random.key(0), image)
+    taps, _ = backbones.shapes(network, height=75, width=98)
     return {tap: x.shape[1:] for tap, x in taps.items()}
 
 

@@ -114,7 +114,8 @@ class Network:
 
 def network_of(module: Spips, *, teacher: Any = None) -> Network:
     """Returns a module's network; finds its layout without computing anything."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    size = module.min_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
     def pool(image: jax.Array) -> tuple[Pooled, Any]:
         variables = module.init(jax.random.key(0), image, image)
