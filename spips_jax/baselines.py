@@ -139,14 +139,17 @@ class Classical(nn.Module):
     Attributes:
       measure: maps two images `(..., H, W, 3)` in [0, 1] to `(...)`.
       quality_map: the name of its map in `spips_jax.classical.MAPS`.
-      min_size: smallest height and width, in pixels.
     """
 
     measure: Callable[[jax.Array, jax.Array], jax.Array]
     quality_map: str
-    min_size: int = 1
 
     higher_is_better: ClassVar[bool] = True
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width of images, in pixels."""
+        return classical.MAPS[self.quality_map].min_size
 
     def extract(self, images: jax.Array) -> Features:
         return Features(image=images, taps={})
@@ -262,19 +265,9 @@ BASELINES: dict[str, Baseline] = {
         module=partial(Classical, measure=classical.psnr, quality_map="psnr")
     ),
     "ssim": Baseline(
-        module=partial(
-            Classical,
-            measure=classical.ssim,
-            quality_map="ssim",
-            min_size=classical.FILTER_SIZE,
-        )
+        module=partial(Classical, measure=classical.ssim, quality_map="ssim")
     ),
     "ms-ssim": Baseline(
-        module=partial(
-            Classical,
-            measure=classical.ms_ssim,
-            quality_map="ms_ssim",
-            min_size=classical.FILTER_SIZE,
-        )
+        module=partial(Classical, measure=classical.ms_ssim, quality_map="ms_ssim")
     ),
 }

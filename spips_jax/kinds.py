@@ -114,6 +114,9 @@ def _choice_apart(d0: np.ndarray, d1: np.ndarray, judgement: np.ndarray) -> np.n
     return sure * np.maximum(2 * against - 1, 0)
 
 
+# Named functions, not partials: records must equal their pickled copies.
+
+
 def _opinion_verdict(columns: Columns, row: int, higher_is_better: bool) -> str:
     scores, opinions = columns if higher_is_better else (-x for x in columns)
     return _better(scores, opinions, row, "for people")

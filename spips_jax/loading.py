@@ -24,6 +24,9 @@ NAMES = (*MODELS, *BASELINES)
 ENDING = ".safetensors"
 """Of the file of a trained model."""
 
+UNTRAINED = "-untrained"
+"""Ends the name of a SPIPS model with the uniform head."""
+
 
 def networks(name: str) -> tuple[str, ...]:
     """Returns the networks whose weights a metric needs, the backbone first.
@@ -36,6 +39,14 @@ def networks(name: str) -> tuple[str, ...]:
     baseline = BASELINES[name]
     head = (name,) if baseline.head else ()
     return (baseline.backbone, *head) if baseline.backbone else head
+
+
+def comes_trained(name: str) -> bool:
+    """Whether `load` gives a metric of `NAMES` as it was trained or published.
+
+    False for a SPIPS model that the package has no trained file of.
+    """
+    return name not in MODELS or weight_files.embedded(name) is not None
 
 
 def check_name(name: str) -> None:
@@ -101,7 +112,7 @@ def load(
     module = spips.Spips(backbone=backbones.build(MODELS[name], dtype=dtype))
     backbone = weight_files.read_network(MODELS[name], weights)
     params = {**spips.initialize(module), BACKBONE: backbone}
-    return Metric(variables={"params": params}, module=module, name=f"{name}-untrained")
+    return Metric(variables={"params": params}, module=module, name=name + UNTRAINED)
 
 
 def _load_baseline(

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if given is not None and name == given.name:
             metrics[name] = given
             continue
-        known = name.removesuffix("-untrained")
+        known = name.removesuffix(loading.UNTRAINED)
         if known not in loading.NAMES:
             raise UserError(
                 f"{file}: has scores of {name}, which `spips models` does not list:"

@@ -140,10 +140,10 @@ def _label(model: str) -> str:
 
     A model that comes untrained says so, as its metric's name does.
     """
-    from spips_jax import loading, weights
+    from spips_jax import loading
 
-    if model in loading.MODELS and weights.embedded(model) is None:
-        return f"{model}-untrained"
+    if not loading.comes_trained(model):
+        return model + loading.UNTRAINED
     return Path(model).stem.replace(".", "_") if "." in model else model
 
 

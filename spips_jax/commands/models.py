@@ -83,10 +83,9 @@ def describe(name: str) -> dict[str, Any]:
     networks = loading.networks(name)
     shapes = [weights.expected_shapes(network) for network in networks]
     backbone = backbones.BACKBONES[networks[0]] if networks else None
-    trained = name not in loading.MODELS or weights.embedded(name) is not None
     return {
         "model": name,
-        "trained": trained if networks else None,
+        "trained": loading.comes_trained(name) if networks else None,
         "parameters": sum(math.prod(s) for flat in shapes for s in flat.values()),
         "taps": [backbone.perceptual, backbone.semantic] if backbone else [],
         "files": [

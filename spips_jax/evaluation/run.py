@@ -98,7 +98,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
       OSError: `output` or the model's file cannot be written.
     """
     names = [one.name for one in config.models.values()]
-    if len(names) != 1 or not names[0].endswith(".safetensors"):
+    if len(names) != 1 or not names[0].endswith(loading.ENDING):
         raise EvaluationError(
             f"models are {', '.join(names) or 'none'}: a calibration is stored in the"
             " file of one trained model, name it with --model"

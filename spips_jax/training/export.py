@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import backbones
 from spips_jax.files import replacing
-from spips_jax.loading import MODELS
+from spips_jax.loading import ENDING, MODELS
 from spips_jax.model_file import Model, read_card, write_model
 from spips_jax.training import setup, state, step
 from spips_jax.training.checkpoint import Checkpoints, describe
@@ -40,8 +40,8 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
       CheckpointError, WeightsError: the checkpoint or the backbone cannot be read.
     """
     output = Path(output).expanduser()
-    if output.suffix != ".safetensors":
-        raise TrainingError(f"{output}: a model file is named *.safetensors")
+    if output.suffix != ENDING:
+        raise TrainingError(f"{output}: a model file is named *{ENDING}")
     folder = epath.Path(workdir).expanduser() / CHECKPOINTS
     saved = describe(folder)
     if saved is None:
@@ -66,8 +66,8 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     for beside in step.BESIDE:
         params.pop(beside, None)
     network = MODELS[config.model.name]
-    tuned = any(path.startswith("backbone/") for path in best.state.params)
     published = backbones.BACKBONES[network].published is not None
+    tuned = model.fixed is None
     whole = tuned or config.model.weights == setup.RANDOM or not published
     name = f"{config.model.name}-{config.name}" if config.name else config.model.name
     card = {
