@@ -38,16 +38,21 @@ def json_digest(content: Any) -> str:
 
 @functools.cache
 def code_digest(*modules: str) -> str:
-    """SHA-256 of the code of modules of this package.
+    """SHA-256 of the code of modules and sub-packages of this package.
 
     It changes when code changes, but not with comments and docstrings, so that a cache
     keyed by it is never stale and rarely lost.
 
     Args:
-      *modules: by their path in the package, as "spips" or "training/step".
+      *modules: by their path in the package, as "spips" or "training/step"; a folder
+        means all that is in it.
     """
     sha256 = hashlib.sha256()
     for module in modules:
-        text = (_ROOT / f"{module}.py").read_text(encoding="utf-8")
-        sha256.update(f"{module} {source_digest(text)}\n".encode())
+        path = _ROOT / module
+        files = sorted(path.rglob("*.py")) or [path.with_suffix(".py")]
+        for file in files:
+            name = file.relative_to(_ROOT).with_suffix("").as_posix()
+            text = file.read_text(encoding="utf-8")
+            sha256.update(f"{name} {source_digest(text)}\n".encode())
     return sha256.hexdigest()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from spips_jax.classical import gaussian_filter, halve
+from spips_jax.classical.filters import LUMA, gaussian_filter, halve, mix
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 SIGNED = ("luminance", "contrast", "saturation", "sharpness", "fineness")
 SCENE = ("fine_texture", "coarse_texture")
 FACTS = (*SIGNED, *SCENE)
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of R, G, B in the luma Y of ITU-R BT.601."""
 
 FLOOR = 0.02
 """Least contrast, saturation and sharpness, as shares of the range: about five levels
@@ -86,14 +83,9 @@ def _log_ratio(x: jax.Array, y: jax.Array, floor: float) -> jax.Array:
     return 0.5 * (jnp.log(y + floor) - jnp.log(x + floor))
 
 
-def _luma(images: jax.Array) -> jax.Array:
-    red, green, blue = (images[..., channel] for channel in range(3))
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-
-
 def _moments(images: jax.Array) -> tuple[jax.Array, ...]:
     """Mean of Y, and mean squares of its deviation, of the chroma, of its gradient."""
-    luma = _luma(images)
+    luma = mix(images, LUMA)
     mean = luma.mean((-2, -1), keepdims=True)
     chroma = jnp.square(images[..., 0] - luma) + jnp.square(images[..., 2] - luma)
     across, down = (jnp.square(jnp.diff(luma, axis=axis)) for axis in (-1, -2))
@@ -108,7 +100,7 @@ def _moments(images: jax.Array) -> tuple[jax.Array, ...]:
 def _bands(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean squares of the finest band of Y and of the one two octaves below."""
     energies = []
-    level = _luma(images)[..., None]
+    level = mix(images, LUMA)[..., None]
     for _ in range(3):
         blurred = gaussian_filter(level, filter_size=5, filter_sigma=1.0)
         energies.append(jnp.square(level - blurred).mean((-3, -2, -1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from spips_jax import digests
 from spips_jax.digests import code_digest, source_digest
 
 SOURCE = '''"""A module."""
@@ -46,3 +47,16 @@ def test_every_module_counts():
     assert code_digest("training/step") == code_digest("training/step")
     with pytest.raises(FileNotFoundError):
         code_digest("none")
+
+
+def test_every_module_of_a_folder_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_ROOT", tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "first.py").write_text("x = 1")
+    code_digest.cache_clear()
+    alone = code_digest("folder")
+    (tmp_path / "folder" / "second.py").write_text("x = 2")
+    code_digest.cache_clear()
+    both = code_digest("folder")
+    code_digest.cache_clear()
+    assert alone != both

@@ -11,8 +11,8 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        "agreement.statistics", "calibration", "classical", "data.splits", "losses",
-        "messages", "metric",
+        "agreement.statistics", "calibration", "classical.structural", "data.splits",
+        "losses", "messages", "metric",
     ],
 )  # fmt: skip
 def test_examples_run(name):
