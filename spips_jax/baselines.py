@@ -7,6 +7,12 @@
 | psnr | PSNR of RGB, dB | up to 100 | higher |
 | ssim | SSIM, mean of R, G, B | -1 to 1 | higher |
 | ms-ssim | MS-SSIM, mean of R, G, B | 0 to 1 | higher |
+| vif | VIF in the pixel domain, of luma | 0 to about 1 | higher |
+| fsim, fsimc | FSIM of luma, FSIMc with chroma | 0 to 1 | higher |
+| vsi | VSI | 0 to 1 | higher |
+| gmsd | GMSD, of luma | 0 to 0.5 | lower |
+| mdsi | MDSI | 0 to about 1 | lower |
+| haarpsi | HaarPSI with chroma | 0 to 1 | higher |
 
 `Metric.higher_is_better` has the direction for programs. All that the package knows of
 a baseline is its record in `BASELINES`: to add one, write its module and its record
@@ -134,32 +140,30 @@ class Dists(nn.Module):
 
 
 class Classical(nn.Module):
-    """PSNR, SSIM or MS-SSIM of `spips_jax.classical` as a metric; it has no weights.
+    """A metric of `spips_jax.classical`; it has no weights.
 
     Attributes:
       measure: maps two images `(..., H, W, 3)` in [0, 1] to `(...)`.
-      quality_map: the name of its map in `spips_jax.classical.MAPS`.
+      quality_map: the name of its map in `spips_jax.classical.MAPS`; "" for none.
+      min_size: smallest height and width of images, in pixels.
+      higher_is_better: the metric's direction.
     """
 
     measure: Callable[[jax.Array, jax.Array], jax.Array]
     quality_map: str
-
-    higher_is_better: ClassVar[bool] = True
-
-    @property
-    def min_size(self) -> int:
-        """Smallest height and width of images, in pixels."""
-        return classical.MAPS[self.quality_map].min_size
+    min_size: int
+    higher_is_better: bool = True
 
     def extract(self, images: jax.Array) -> Features:
         return Features(image=images, taps={})
 
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         images = (reference.image, distorted.image)
+        names = (self.quality_map,) if self.quality_map else ()
         return Comparison(
             score=self.measure(*images),
             streams={},
-            maps=classical.quality_maps(*images, names=(self.quality_map,)),
+            maps=classical.quality_maps(*images, names=names),
         )
 
 
@@ -228,6 +232,24 @@ def _lpips(backbone: str, file: str) -> Baseline:
     )
 
 
+def _classical(
+    measure: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    higher_is_better: bool = True,
+) -> Baseline:
+    """The record of a metric whose map has its name."""
+    name = measure.__name__
+    return Baseline(
+        module=partial(
+            Classical,
+            measure=measure,
+            quality_map=name,
+            min_size=classical.MAPS[name].min_size,
+            higher_is_better=higher_is_better,
+        )
+    )
+
+
 _DISTS_VECTORS = ("alpha", "beta")
 _DISTS_TAPS = ("input", *BACKBONES["vgg16"].perceptual, *BACKBONES["vgg16"].semantic)
 
@@ -261,13 +283,22 @@ BASELINES: dict[str, Baseline] = {
         ),
         has_maps=False,
     ),
-    "psnr": Baseline(
-        module=partial(Classical, measure=classical.psnr, quality_map="psnr")
+    "psnr": _classical(classical.psnr),
+    "ssim": _classical(classical.ssim),
+    "ms-ssim": _classical(classical.ms_ssim),
+    "vif": Baseline(
+        module=partial(
+            Classical,
+            measure=classical.vif,
+            quality_map="",
+            min_size=classical.VIF_MIN_SIZE,
+        ),
+        has_maps=False,
     ),
-    "ssim": Baseline(
-        module=partial(Classical, measure=classical.ssim, quality_map="ssim")
-    ),
-    "ms-ssim": Baseline(
-        module=partial(Classical, measure=classical.ms_ssim, quality_map="ms_ssim")
-    ),
+    "fsim": _classical(classical.fsim),
+    "fsimc": _classical(classical.fsimc),
+    "vsi": _classical(classical.vsi),
+    "gmsd": _classical(classical.gmsd, higher_is_better=False),
+    "mdsi": _classical(classical.mdsi, higher_is_better=False),
+    "haarpsi": _classical(classical.haarpsi),
 }

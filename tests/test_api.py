@@ -140,8 +140,10 @@ def test_docstrings_say_what_there_is(name):
 
 @pytest.mark.parametrize(
     "module", ["agreement.statistics", "agreement.fits", "agreement.bootstrap",
-               "classical", "classical.filters", "classical.structural", "losses",
-               "facts", "streams"]
+               "classical", "classical.filters", "classical.structural",
+               "classical.information", "classical.phase", "classical.saliency",
+               "classical.gradients", "classical.wavelets", "losses", "facts",
+               "streams"]
 )  # fmt: skip
 def test_functions_of_arrays_say_shapes_ranges_and_sources(module):
     module = importlib.import_module(f"spips_jax.{module}")

@@ -29,10 +29,15 @@ mask = jnp.arange(6) < 4
 """
 
 RIGHT = """
-for measure in (classical.psnr, classical.ssim, classical.ms_ssim, facts.facts):
+for measure in (
+    classical.psnr, classical.ssim, classical.ms_ssim, classical.gmsd, classical.mdsi,
+    classical.haarpsi, facts.facts
+):
     measure(*images)
     jax.eval_shape(jax.vmap(measure), *images)
 classical.quality_maps(*images)
+for measure in (classical.vif, classical.fsim, classical.fsimc, classical.vsi):
+    jax.eval_shape(measure, *(jnp.tile(image, (1, 2, 1, 1)) for image in images))
 for difference in (
     streams.squared_difference, streams.texture_difference, streams.structure_difference
 ):

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from spips_jax import evaluation
 
 MODELS = (
-    "spips-alexnet-untrained", "lpips-alexnet", "lpips-squeezenet", "ms-ssim", "ssim",
-    "psnr",
+    "spips-alexnet-untrained", "lpips-alexnet", "lpips-squeezenet", "fsimc", "fsim",
+    "vsi", "mdsi", "haarpsi", "gmsd", "vif", "ms-ssim", "ssim", "psnr",
 )  # fmt: skip
 
 

@@ -4,10 +4,11 @@ Images are float32 `(..., H, W, 3)` in [0, 1], RGB as stored; every function tak
 reference and a distorted one of the same shape. All of it is float32 at full precision,
 whatever the global setting.
 
-The numbers (`psnr`, `ssim`, `ms_ssim`) follow the papers: higher is better. The maps
-(`quality_maps`) are SPIPS's `Q = 1 - N(metric)`: in [0, 1], **lower is better**, the
-size of the images. Their normalisations N are fixed functions, never a per-image
-min-max, which would erase how strong a distortion is.
+The numbers (`psnr`, `ssim`, `ms_ssim`, `vif`, `fsim`, `fsimc`, `vsi`, `gmsd`, `mdsi`,
+`haarpsi`) follow the papers, with their directions. The maps (`quality_maps`) are
+SPIPS's `Q = 1 - N(metric)`: in [0, 1], **lower is better**, the size of the images.
+Their normalisations N are fixed functions, never a per-image min-max, which would erase
+how strong a distortion is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 
 from spips_jax.classical.filters import FILTER_SIZE, gaussian_filter, halve
+from spips_jax.classical.gradients import (
+    GMSD_MIN_SIZE,
+    MDSI_MIN_SIZE,
+    gmsd,
+    gmsd_error,
+    mdsi,
+    mdsi_error,
+)
+from spips_jax.classical.information import VIF_MIN_SIZE, vif
+from spips_jax.classical.phase import (
+    FSIM_MIN_SIZE,
+    fsim,
+    fsim_error,
+    fsimc,
+    fsimc_error,
+)
+from spips_jax.classical.saliency import VSI_MIN_SIZE, vsi, vsi_error
 from spips_jax.classical.structural import (
     MAX_PSNR,
     ms_ssim,
@@ -30,6 +49,12 @@ from spips_jax.classical.structural import (
     ssim,
     ssim_quality_map,
 )
+from spips_jax.classical.wavelets import (
+    HAARPSI_MIN_SIZE,
+    haarpsi,
+    haarpsi_error,
+    haarpsi_quality,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -37,14 +62,22 @@ if TYPE_CHECKING:
 __all__ = [
     "MAPS",
     "MAX_PSNR",
+    "VIF_MIN_SIZE",
     "QualityMap",
+    "fsim",
+    "fsimc",
     "gaussian_filter",
+    "gmsd",
+    "haarpsi",
     "halve",
+    "mdsi",
     "ms_ssim",
     "num_scales",
     "psnr",
     "quality_maps",
     "ssim",
+    "vif",
+    "vsi",
 ]
 
 
@@ -87,7 +120,12 @@ def quality_maps(
         smoothly at 0 (our choice);
       - ssim: `(1 - SSIM) / 2`;
       - ms_ssim: `1 - prod_j cs_j^b_j * l_M^b_M` (Wang et al. 2003, eq. 7) per pixel,
-        the coarse scales interpolated to the images' size (our choice).
+        the coarse scales interpolated to the images' size (our choice);
+      - gmsd, mdsi: 1 - GMS and 1 - GCS, the similarities that these metrics pool;
+      - fsim, fsimc, vsi, haarpsi: each pixel's share of 1 - the metric, weighted as the
+        metric weighs it: the mean error becomes 1 - the metric.
+
+      The last six are computed on reduced images, and enlarged by repetition.
     """
     chosen = {name: MAPS[name] for name in names}
     return {
@@ -96,11 +134,31 @@ def quality_maps(
     }
 
 
+def _no_more_than_one(error: jax.Array) -> jax.Array:
+    return jnp.minimum(error, 1.0)
+
+
 MAPS: dict[str, QualityMap] = {
     # PSNR's is averaged before the logarithm: a mean of logarithms cannot tell a few
     # large errors from many small ones.
     "psnr": QualityMap(error=squared_error, quality=psnr_quality),
     "ssim": QualityMap(error=ssim_quality_map, min_size=FILTER_SIZE),
     "ms_ssim": QualityMap(error=ms_ssim_quality_map, min_size=FILTER_SIZE),
+    "fsim": QualityMap(
+        error=fsim_error, quality=_no_more_than_one, min_size=FSIM_MIN_SIZE
+    ),
+    "fsimc": QualityMap(
+        error=fsimc_error, quality=_no_more_than_one, min_size=FSIM_MIN_SIZE
+    ),
+    "vsi": QualityMap(
+        error=vsi_error, quality=_no_more_than_one, min_size=VSI_MIN_SIZE
+    ),
+    "gmsd": QualityMap(error=gmsd_error, min_size=GMSD_MIN_SIZE),
+    "mdsi": QualityMap(
+        error=mdsi_error, quality=_no_more_than_one, min_size=MDSI_MIN_SIZE
+    ),
+    "haarpsi": QualityMap(
+        error=haarpsi_error, quality=haarpsi_quality, min_size=HAARPSI_MIN_SIZE
+    ),
 }
 """The classical maps that `Spips` can take, by name."""

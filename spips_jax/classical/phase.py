@@ -1,0 +1,268 @@
+"""FSIM and FSIMc: similarity of phase congruency and gradient magnitude."""
+
+from __future__ import annotations
+
+from functools import lru_cache, reduce
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spips_jax.classical.filters import (
+    SCHARR,
+    YIQ,
+    average,
+    enlarge,
+    factor_for,
+    gradient_magnitude,
+    mix,
+    power,
+    root,
+    similarity,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+SCALES, ORIENTATIONS = 4, 4
+MIN_WAVELENGTH = 6
+"""Of the finest log-Gabor filter, in pixels; each of the others has twice the last."""
+
+SIGMA_RADIAL = 0.55
+"""Spread of a filter over its centre frequency."""
+
+SIGMA_ANGULAR = np.pi / ORIENTATIONS / 1.2
+CUTOFF, ORDER = 0.45, 15
+"""Of the Butterworth low-pass filter that keeps the corners of the spectrum out."""
+
+NOISE_DEVIATIONS = 2.0
+NOISE_SCALE = 1 / 1.7
+"""The noise threshold: standard deviations beyond the mean, and a factor by which it
+was found too large."""
+
+EPSILON = 1e-4
+"""Keeps quotients of responses finite, on the scale of 255: far below one level."""
+
+T1 = 0.85
+T2, T3, T4 = 160.0, 200.0, 200.0
+LAMBDA = 0.03
+
+FSIM_MIN_SIZE = 16
+"""Below, not even the second finest filter fits into the image."""
+
+
+def fsim(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
+    """Feature similarity index of the luma, `(...)` in [0, 1], higher is better.
+
+    L. Zhang, L. Zhang, Mou & D. Zhang, "FSIM: a feature similarity index for image
+    quality assessment", IEEE TIP 20(8), 2011, eq. 4 to 9: with `S(x, y, t) = (2xy + t)
+    / (x^2 + y^2 + t)`, `PC` the phase congruency (`phase_congruency`) and `G` the
+    Scharr gradient magnitude of Y (of YIQ, on the scale of 255),
+
+      FSIM = sum S(PC_r, PC_d, 0.85) S(G_r, G_d, 160) PC_m / sum PC_m
+
+    with `PC_m` the larger of both. Images are first reduced by the rounded quotient of
+    their shorter side and 256, by averaging blocks; rows and columns left over are
+    dropped, and so it is in piq. The authors' MATLAB code centres the blocks and counts
+    zeros outside the image instead: the same for sizes that divide by a factor of 1
+    or 2. Symmetric. A flat image has congruency 1 everywhere.
+    """
+    return 1.0 - _shares(reference, distorted, chroma=False)[0].mean((-2, -1))
+
+
+def fsimc(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
+    """FSIM with chroma, `(...)` in [0, 1], higher is better.
+
+    Zhang et al. 2011, eq. 12: `fsim`, the similarity at each pixel times `|S(I_r, I_d,
+    200) S(Q_r, Q_d, 200)|^0.03`. The authors' code takes the real part of the power
+    where the product is negative, which differs by a factor of cos(0.03 pi) = 0.996.
+    """
+    return 1.0 - _shares(reference, distorted, chroma=True)[0].mean((-2, -1))
+
+
+def fsim_error(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch h w"]:
+    """Each pixel's share of 1 - FSIM, its mean: `(..., H, W)`, 0 or more."""
+    return _error(reference, distorted, chroma=False)
+
+
+def fsimc_error(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch h w"]:
+    """Each pixel's share of 1 - FSIMc, its mean: `(..., H, W)`, 0 or more."""
+    return _error(reference, distorted, chroma=True)
+
+
+def _error(reference: jax.Array, distorted: jax.Array, *, chroma: bool) -> jax.Array:
+    share, factor = _shares(reference, distorted, chroma=chroma)
+    return enlarge(share, factor, *reference.shape[-3:-1])
+
+
+def _shares(
+    reference: jax.Array, distorted: jax.Array, *, chroma: bool
+) -> tuple[jax.Array, int]:
+    """Shares at the reduced size, and the factor of the reduction."""
+    factor = factor_for(*reference.shape[-3:-1])
+    luma, *colours = (
+        [average(255.0 * mix(one, weights), factor) for one in (reference, distorted)]
+        for weights in YIQ
+    )
+    # Both images at once: half as many calls of the Fourier transform.
+    pc_r, pc_d = phase_congruency(jnp.stack(luma))
+    g_r, g_d = (gradient_magnitude(one, SCHARR) for one in luma)
+    similar = similarity(pc_r, pc_d, T1) * similarity(g_r, g_d, T2)
+    if chroma:
+        (i_r, i_d), (q_r, q_d) = colours
+        product = similarity(i_r, i_d, T3) * similarity(q_r, q_d, T4)
+        similar = similar * power(jnp.abs(product), LAMBDA)
+    weight = jnp.maximum(pc_r, pc_d)
+    share = weight * (1.0 - similar) / weight.mean((-2, -1), keepdims=True)
+    return share, factor
+
+
+def phase_congruency(
+    planes: Float[Array, "*batch h w"],
+) -> Float[Array, "*batch h w"]:
+    """Phase congruency, `(..., H, W)` in [0, 1]: larger where Fourier components of
+    all scales are in phase, as at edges and lines, whatever their contrast.
+
+    Kovesi, "Image features from phase congruency", Videre 1(3), 1999, in the form of
+    Zhang et al. 2011, eq. 1 to 3: with the responses `(e, o)` of even and odd log-Gabor
+    filters of 4 scales at 4 orientations, `A` their amplitudes,
+
+      PC = sum_o max(E_o - T_o, 0) / sum_o,s A_os
+
+    `E` is the sum over scales of the responses' projections on their mean direction
+    less their distance from it, and `T` the threshold that noise rarely exceeds,
+    estimated from the median energy of the finest scale. The median of an even number
+    of values is the lower middle one, as in piq; MATLAB's is the mean of both.
+
+    Args:
+      planes: luma `(..., H, W)` on the scale of 255.
+    """
+    height, width = planes.shape[-2:]
+    # No filter sees the mean; without it float32 loses less, and flat images are 0.
+    spectrum = jnp.fft.fft2(planes - planes.mean((-2, -1), keepdims=True))
+    scale = _noise_scale(height, width)
+    radial, angular = _filters(height, width, planes.dtype)
+    energies: list[jax.Array] = []
+    amplitudes: list[jax.Array] = []
+    leading = (1,) * (planes.ndim - 2)
+    for orientation in range(ORIENTATIONS):
+        turned = spectrum * angular[orientation].reshape(*leading, height, width)
+        responses = [
+            jnp.fft.ifft2(turned * one.reshape(*leading, height, width))
+            for one in radial
+        ]
+        even, odd = [x.real for x in responses], [x.imag for x in responses]
+        squares = [
+            jnp.square(e) + jnp.square(o) for e, o in zip(even, odd, strict=True)
+        ]
+        sum_even, sum_odd = reduce(jnp.add, even), reduce(jnp.add, odd)
+        length = root(jnp.square(sum_even) + jnp.square(sum_odd)) + EPSILON
+        along, across = sum_even / length, sum_odd / length
+        energy = sum_even * along + sum_odd * across
+        for e, o in zip(even, odd, strict=True):
+            energy = energy - jnp.abs(e * across - o * along)
+        # The energy of noise is the median's: chi-squared with two degrees of freedom.
+        threshold = scale[orientation] * root(_lower_median(squares[0]))
+        energies.append(jnp.maximum(energy - threshold[..., None, None], 0.0))
+        amplitudes.extend(root(one) for one in squares)
+    energy, amplitude = (reduce(jnp.add, parts) for parts in (energies, amplitudes))
+    return (energy + EPSILON) / (amplitude + EPSILON)
+
+
+def _frequencies(size: int) -> np.ndarray:
+    """Frequencies in the order of the Fourier transform; an odd size divides by one
+    less than itself, as in the authors' code.
+    """
+    return np.fft.ifftshift(np.arange(size) - size // 2) / (size - size % 2)
+
+
+def _filters(
+    height: int, width: int, dtype: jnp.dtype
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Radial parts by scale and angular parts by orientation, each `(H, W)`."""
+    # Computed where they are used: as constants they would be part of every program.
+    down, across = jax.lax.optimization_barrier(
+        (
+            jnp.asarray(_frequencies(height), dtype)[:, None],
+            jnp.asarray(_frequencies(width), dtype)[None],
+        )
+    )
+    return _filters_of(down, across, jnp)
+
+
+def _filters_of(down: Any, across: Any, xp: Any) -> tuple[list[Any], list[Any]]:
+    """The same of frequencies `(H, 1)` and `(1, W)`, in NumPy or JAX (`xp`)."""
+    down, across = xp.broadcast_arrays(down, across)
+    squared = down**2 + across**2
+    nowhere = squared == 0
+    squared = xp.where(nowhere, 1.0, squared)
+    logarithm = 0.5 * xp.log(squared)
+    low = 1.0 / (1.0 + xp.exp(2 * ORDER * (logarithm - np.log(CUTOFF))))
+    low = xp.where(nowhere, 0.0, low)
+    radial = []
+    for scale in range(SCALES):
+        centre = -np.log(MIN_WAVELENGTH * 2**scale)
+        spread = 2 * np.log(SIGMA_RADIAL) ** 2
+        radial.append(low * xp.exp(-((logarithm - centre) ** 2) / spread))
+    angle = xp.arctan2(-across, down)
+    angular = []
+    for orientation in range(ORIENTATIONS):
+        apart = xp.abs(angle - orientation * np.pi / ORIENTATIONS)
+        apart = xp.minimum(apart, 2 * np.pi - apart)
+        angular.append(xp.exp(-(apart**2) / (2 * SIGMA_ANGULAR**2)))
+    return radial, angular
+
+
+@lru_cache(maxsize=64)
+def _noise_scale(height: int, width: int) -> tuple[float, ...]:
+    """For each orientation the threshold over the root of the median energy."""
+    frequencies = _frequencies(height)[:, None], _frequencies(width)[None]
+    radial, angular = _filters_of(*frequencies, np)
+    scales = []
+    for turned in angular:
+        finest = np.sum((turned * radial[0]) ** 2)
+        # Of all scales together, the even part: the real part in space. By Parseval
+        # its energy is that of noise in the sum of the responses.
+        total = turned * np.sum(radial, axis=0)
+        even = (total + np.roll(total[::-1, ::-1], 1, (0, 1))) / 2
+        noise = np.sum(even**2) / finest / np.log(2)
+        # Mean and standard deviation of the Rayleigh distribution.
+        beyond = np.sqrt(np.pi / 2) + NOISE_DEVIATIONS * np.sqrt(2 - np.pi / 2)
+        scales.append(float(np.sqrt(noise) * beyond * NOISE_SCALE))
+    return tuple(scales)
+
+
+def _lower_median(planes: jax.Array) -> jax.Array:
+    """The lower median of non-negative `(..., H, W)`: `(...)`.
+
+    XLA's sort takes longer on CPUs than all else here; the bits of non-negative floats
+    are ordered as they are, so each bit of the median takes one count.
+    """
+    floating = jnp.finfo(planes.dtype)
+    integer = jnp.int64 if floating.bits == 64 else jnp.int32
+    values = jax.lax.stop_gradient(planes)
+    bits = jax.lax.bitcast_convert_type(values, integer)
+    rank = (planes.shape[-1] * planes.shape[-2] - 1) // 2
+
+    def narrow(step: jax.Array, found: jax.Array) -> jax.Array:
+        shift = (floating.bits - 2 - step).astype(integer)
+        candidate = found | jnp.left_shift(jnp.ones((), integer), shift)
+        below = (bits < candidate[..., None, None]).sum((-2, -1), dtype=jnp.int32)
+        return jnp.where(below <= rank, candidate, found)
+
+    start = jnp.zeros(planes.shape[:-2], integer)
+    found = jax.lax.fori_loop(0, floating.bits - 1, narrow, start)
+    median = jax.lax.bitcast_convert_type(found, planes.dtype)
+    # Equal to it, and with the slope of those that are.
+    equal = values == median[..., None, None]
+    count = equal.sum((-2, -1), dtype=planes.dtype)
+    return jnp.where(equal, planes, 0.0).sum((-2, -1)) / count

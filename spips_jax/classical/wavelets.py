@@ -1,0 +1,151 @@
+"""HaarPSI: similarity of Haar wavelet coefficients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spips_jax.classical.filters import YIQ, average_same, enlarge, mix, similarity
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+CONSTANT = 30 / 255**2
+ALPHA = 4.2
+HAARPSI_MIN_SIZE = 16
+"""The support of the coarsest filter, before halving."""
+
+_TOP = float(1 / (1 + np.exp(-ALPHA)))
+"""The logistic function of `ALPHA`, which full similarity has."""
+
+
+def haarpsi(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch"]:
+    """Haar wavelet-based perceptual similarity index, `(...)` in [0, 1], higher better.
+
+    Reisenhofer, Bosse, Kutyniok & Wiegand, "A Haar wavelet-based perceptual similarity
+    index for image quality assessment", Signal Processing: Image Communication 61,
+    2018, eq. 10 to 12 with colour: `l` the logistic function with slope `a` = 4.2,
+
+      HaarPSI = (l^-1(sum_k,p l(HS_k(p)) W_k(p) / sum_k,p W_k(p)))^2
+
+    `HS` is, for rows and columns of the luma Y, the mean similarity `(2xy + c) / (x^2 +
+    y^2 + c)`, c = 30 on the scale of 255, of the magnitudes of Haar coefficients at
+    scales 1 and 2, and, for colour, of I and Q averaged over 2x2 pixels; `W` is the
+    larger magnitude at scale 3, and for colour the mean of these. Images are halved by
+    averaging first, and are 0 outside, an odd edge included, as in the authors' code.
+    Images without any structure, such as two black ones, have HaarPSI 1; piq's is not
+    finite there.
+    """
+    similar, _ = _sums(reference, distorted)
+    return _index(similar)
+
+
+def haarpsi_error(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch h w"]:
+    """Each pixel's share of what HaarPSI lacks, `(..., H, W)`, 0 or more.
+
+    The mean over the image, in [0, 1], goes to 1 - HaarPSI by `haarpsi_quality`, for
+    sizes that are even; a value stands for 2x2 pixels.
+    """
+    _, share = _sums(reference, distorted)
+    return enlarge(share / (_TOP - 0.5), 2, *reference.shape[-3:-1])
+
+
+def haarpsi_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
+    """1 - HaarPSI of errors, at a pixel or their mean; errors above 1 count as 1."""
+    return 1.0 - _index(jnp.minimum(error, 1.0) * (_TOP - 0.5))
+
+
+def _index(lacking: jax.Array) -> jax.Array:
+    """HaarPSI from how much the weighted mean of `l(HS)` is below `l(1)`."""
+    # The difference of logarithms, taken from its value for images that agree: exact
+    # there, where l(1) / (1 - l(1)) in float32 is not.
+    change = jnp.log1p(-lacking / _TOP) - jnp.log1p(lacking / (1 - _TOP))
+    return jnp.square(1.0 + change / ALPHA)
+
+
+def _sums(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much the weighted mean of `l(HS)` lacks `(...)`, and each pixel's share of
+    it at half the size, `(..., h, w)`, whose mean it is.
+    """
+    (y_r, i_r, q_r), (y_d, i_d, q_d) = (
+        [average_same(mix(images, weights), 2) for weights in YIQ]
+        for images in (reference, distorted)
+    )
+    weights, similarities = [], []
+    for x, y in zip(_coefficients(y_r), _coefficients(y_d), strict=True):
+        fine, middle, coarse = (
+            (jnp.abs(a), jnp.abs(b)) for a, b in zip(x, y, strict=True)
+        )
+        similarities.append(
+            (similarity(*fine, CONSTANT) + similarity(*middle, CONSTANT)) / 2
+        )
+        weights.append(jnp.maximum(*coarse))
+    chroma = [
+        similarity(jnp.abs(_quads(x)), jnp.abs(_quads(y)), CONSTANT)
+        for x, y in ((i_r, i_d), (q_r, q_d))
+    ]
+    similarities.append((chroma[0] + chroma[1]) / 2)
+    weights.append((weights[0] + weights[1]) / 2)
+
+    total = (weights[0] + weights[1] + weights[2]).mean((-2, -1), keepdims=True)
+    anything = total > 0
+    total = jnp.where(anything, total, 1.0)
+    lacking = [
+        weight * (_TOP - jax.nn.sigmoid(ALPHA * similar))
+        for weight, similar in zip(weights, similarities, strict=True)
+    ]
+    share = jnp.maximum((lacking[0] + lacking[1] + lacking[2]) / total, 0.0)
+    return share.mean((-2, -1)), share
+
+
+def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Haar coefficients of `(..., H, W)`, by rows and by columns, at scales 1 to 3.
+
+    At scale j they are the difference of the sums over the two halves of a square of
+    `2^j` pixels, divided by `2^j`. The square starts `2^(j-1) - 1` before its pixel,
+    as in MATLAB's `conv2(..., "same")`.
+    """
+    height, width = planes.shape[-2:]
+    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(3, 4), (3, 4)])
+
+    def window(x: jax.Array, row: int, column: int) -> jax.Array:
+        return x[..., row : row + height, column : column + width]
+
+    def longer(x: jax.Array, step: int, axis: int) -> jax.Array:
+        """Sums over twice the length from sums over `step` pixels."""
+        end = x.shape[axis]
+        first = jax.lax.slice_in_dim(x, 0, end - step, axis=axis)
+        return first + jax.lax.slice_in_dim(x, step, end, axis=axis)
+
+    rows, columns = [], []
+    square = padded  # sums over squares of `half` pixels
+    for scale in (1, 2, 3):
+        half, start = 2 ** (scale - 1), 4 - 2 ** (scale - 1)
+        wide, tall = longer(square, half, -1), longer(square, half, -2)
+        rows.append(
+            (window(wide, start, start) - window(wide, start + half, start))
+            / (2 * half)
+        )
+        columns.append(
+            (window(tall, start, start) - window(tall, start, start + half))
+            / (2 * half)
+        )
+        square = longer(wide, half, -2)
+    return rows, columns
+
+
+def _quads(planes: jax.Array) -> jax.Array:
+    """Mean of a pixel and its neighbours to the right and below, 0 outside."""
+    height, width = planes.shape[-2:]
+    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, 1), (0, 1)])
+    return (
+        (padded[..., :height, :width] + padded[..., 1:, :width])
+        + (padded[..., :height, 1:] + padded[..., 1:, 1:])
+    ) / 4
