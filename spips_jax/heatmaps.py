@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spips_jax.files import replacing
+from spips_jax.outputs import SOFTWARE
 from spips_jax.spips import STREAMS, Comparison
 
 
@@ -68,4 +69,4 @@ def write_heat_maps(
     figure.suptitle(title, fontsize=11)
 
     with replacing(path) as partial:
-        canvas.print_png(partial)
+        canvas.print_png(partial, metadata={"Software": SOFTWARE})

@@ -28,8 +28,9 @@ from spips_jax.baselines import BASELINES
 from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
 from spips_jax.messages import UserError, one_of
+from spips_jax.outputs import SOFTWARE
 
-FORMAT = "spips-jax"
+FORMAT = SOFTWARE
 
 VERSION = "2"
 """Of the format. Version 1 differs in trained models alone: see

@@ -9,6 +9,7 @@ import sys
 from spips_jax.backbones import BACKBONES
 from spips_jax.cache import cache_folder
 from spips_jax.messages import one_of
+from spips_jax.outputs import check_files
 from spips_jax.weights import PUBLISHED, WeightsError, weights_path, write_weights
 from weights_convert import download, networks, torch_twin, verify
 
@@ -42,9 +43,9 @@ def convert(
     if compare and network in BACKBONES:
         torch_twin.require_torch()
     source = source or download.fetch(network, cache_folder())
+    own = output is None
     output = output or weights_path(network)
-    if output.resolve() == source.resolve():
-        raise WeightsError(f"{source}: is the source and the output; change --output")
+    check_files([output], inputs=[source], option="--output", own=own)
     tensors = networks.read_source(network, source)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

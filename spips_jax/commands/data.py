@@ -180,11 +180,13 @@ def _prepare(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from spips_jax.data.sets import load
     from spips_jax.data.sheet import choose, write_sheet
+    from spips_jax.outputs import check_files
 
     if args.count < 1:
         raise UserError(f"--count {args.count}: show one example at least")
     dataset = load(args.set, data_dir=args.data_dir, split=args.split)
     output = args.output or f"{args.set.replace('/', '-')}.png"
+    check_files([output], option="--output")
     write_sheet(output, dataset, choose(dataset, args.count))
     print(output)
     return 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spips_jax.messages import UserError
+from spips_jax.outputs import check_files
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,15 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def map_files(pairs: list[Pair], folder: str | None) -> list[Path | None]:
-    """A file name for the heat maps of each pair, all different."""
+    """A file name for the heat maps of each pair, all different; makes the folder.
+
+    Raises `UserError` if one would replace an image of a pair, or another file that is
+    none of our heat maps; nothing is made then.
+    """
     if folder is None:
         return [None] * len(pairs)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
     names: set[str] = set()
-    files: list[Path | None] = []
+    files: list[Path] = []
     for pair in pairs:
         stem = name = Path(pair.distorted).stem
         number = 1
@@ -135,4 +136,10 @@ def map_files(pairs: list[Pair], folder: str | None) -> list[Path | None]:
             name = f"{stem}-{number}"
         names.add(name)
         files.append(Path(folder) / f"{name}.png")
-    return files
+    images = [image for pair in pairs for image in (pair.reference, pair.distorted)]
+    check_files(files, inputs=images, option="--maps folder")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
+    return [*files]

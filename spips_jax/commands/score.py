@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         and not BASELINES[args.model].has_maps
     ):
         raise UserError(f"--maps: {args.model} compares whole images, it has no maps")
-    metric = load(args)
     files = map_files(pairs, args.maps)
+    metric = load(args)
     cache_compilations()
     failed = len(problems)
     rows: list[dict[str, Any]] = []

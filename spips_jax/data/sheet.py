@@ -11,6 +11,7 @@ import numpy as np
 from spips_jax.agreement import OPINIONS
 from spips_jax.data.dataset import Dataset
 from spips_jax.files import replacing
+from spips_jax.outputs import SOFTWARE
 
 
 def choose(dataset: Dataset, count: int) -> list[int]:
@@ -66,7 +67,7 @@ def write_sheet(
         axes.set_title(_caption(dataset, example), fontsize=8)
     FigureCanvasAgg(figure)
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata={"Software": SOFTWARE})
 
 
 def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:

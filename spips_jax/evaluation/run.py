@@ -24,9 +24,11 @@ from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.evaluation.scores import Candidate, packages, scores_of
 from spips_jax.evaluation.statistics import columns
+from spips_jax.outputs import check_folder
 from spips_jax.weights import WeightsError
 
 _WORST = "worst"
+_SCORES = "scores"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def evaluate(
       DataError, WeightsError: a set or a model cannot be read.
       OSError: `output` cannot be written.
     """
-    folder = Path(output).expanduser()
+    folder = _folder(output)
     sets, candidates = _opened(config)
     scores, made = _scored(config, folder, sets, candidates)
     if not parallel.is_writer():
@@ -108,6 +110,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             f"sets are {', '.join(config.data) or 'none'}: a calibration is fitted to"
             " one set, name it with --data"
         )
+    folder = _folder(output)
     sets, candidates = _opened(config)
     (candidate,), ((name, dataset),) = candidates, sets.items()
     if not dataset.kind.calibrated_from:
@@ -115,7 +118,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
             " opinions or forced choices"
         )
-    scores, _ = _scored(config, Path(output).expanduser(), sets, candidates)
+    scores, _ = _scored(config, folder, sets, candidates)
     if not parallel.is_writer():
         return None
     values = scores[name][candidate.label]
@@ -150,6 +153,13 @@ def _builder(dataset: Dataset) -> type[IqaBuilder]:
 Scores = dict[str, dict[str, np.ndarray]]
 
 
+def _folder(output: str | os.PathLike[str]) -> Path:
+    """The folder to write to; `UserError` if others' files are in it."""
+    folder = Path(output).expanduser()
+    check_folder(folder, marks=(_SCORES,), option="--output")
+    return folder
+
+
 def _opened(config: ConfigDict) -> tuple[dict[str, Dataset], list[Candidate]]:
     """Checks a config; opens its sets and loads its metrics."""
     config_lib.check(config)
@@ -172,7 +182,7 @@ def _scored(
     scores: Scores = {}
     made: dict[str, dict[str, Any]] = {}
     for name, dataset in sets.items():
-        kept = folder / "scores" / _file_name(name)
+        kept = folder / _SCORES / _file_name(name)
         for candidate in candidates:
             values, card = scores_of(
                 candidate,

@@ -17,6 +17,7 @@ from spips_jax import backbones
 from spips_jax.files import replacing
 from spips_jax.loading import ENDING, MODELS
 from spips_jax.model_file import Model, read_card, write_model
+from spips_jax.outputs import check_files
 from spips_jax.training import setup, state, step
 from spips_jax.training.checkpoint import Checkpoints, describe
 from spips_jax.training.config import TrainingError
@@ -37,11 +38,13 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
 
     Raises:
       TrainingError: there is no run, or the output is no .safetensors file.
+      UserError: the output is there and is no model of ours, or the card is not.
       CheckpointError, WeightsError: the checkpoint or the backbone cannot be read.
     """
     output = Path(output).expanduser()
     if output.suffix != ENDING:
         raise TrainingError(f"{output}: a model file is named *{ENDING}")
+    check_files([output, output.with_suffix(".md")], option="--output")
     folder = epath.Path(workdir).expanduser() / CHECKPOINTS
     saved = describe(folder)
     if saved is None:

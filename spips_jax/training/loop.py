@@ -170,6 +170,8 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
     if parallel.is_writer():
         text = json.dumps(config_lib.as_dict(config), indent=2) + "\n"
         try:
+            if _holds_others(folder):
+                raise FileExistsError("it is not empty, and holds no run")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CONFIG).write_text(text)
         except OSError as error:
@@ -180,6 +182,18 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
             f"{folder}: cannot be written ({reason or 'by the first process'}): give"
             " another workdir"
         )
+
+
+def _holds_others(folder: epath.Path) -> bool:
+    """Whether a folder has files, and no run to resume."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if (folder / CHECKPOINTS).exists():
+        return False
+    try:  # a run that ended before its first checkpoint
+        return "num_steps" not in json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return True
 
 
 def open_pooled(

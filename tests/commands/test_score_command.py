@@ -179,7 +179,7 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
         (["score", "--pairs", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["score", "--pairs", "a.png"], "a.png: cannot be read as a CSV file"),
         (["score", "--pairs", "bad.csv"], "bad.csv: line 1 names the columns"),
-        (["score", "a.png", "b.png", "--model", "vif"], "'vif' is not one of spips-"),
+        (["score", "a.png", "b.png", "--model", "vmaf"], "'vmaf' is not one of spips-"),
         (
             ["score", "a.png", "b.png", "--model", "spips-vgg16"],
             "`spips convert vgg16`, or take spips-lite",
@@ -207,7 +207,7 @@ def test_maps_are_pictures_with_names_of_their_own(home, capsys):
         ),
         (["score", "a.png", "b.png", "--maps", "a.png"], "a.png: cannot be made"),
         (["score", "a.png", "b.png", "--maps", "m", "--model", "dists"], "no maps"),
-        (["models", "vif"], "'vif' is not one of spips-lite"),
+        (["models", "vmaf"], "'vmaf' is not one of spips-lite"),
         (["models", "spips-vgg16"], "spips-vgg16 has no card, only spips-lite"),
         (["models", "psnr"], "psnr has no card"),
     ],

@@ -112,7 +112,7 @@ def test_the_source_is_never_overwritten(source, capsys):
     path = source("dists")
     before = path.read_bytes()
     line = error_line(capsys, "dists", "--source", path, "--output", path)
-    assert "is the source and the output" in line
+    assert "is an input, too" in line
     assert path.read_bytes() == before
 
 

@@ -1,0 +1,99 @@
+"""What a command may write: never over an input, nor over files of others.
+
+Checked before any work, so that a mistake in a path costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from spips_jax.messages import UserError
+
+SOFTWARE = "spips-jax"
+"""The mark in the metadata of pictures and of files of weights that we write."""
+
+
+def check_files(
+    outputs: Iterable[str | os.PathLike[str]],
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    option: str,
+    own: bool = False,
+) -> None:
+    """Checks files that are going to be written.
+
+    Args:
+      outputs: the files.
+      inputs: files that are read. Another spelling of a path, a link or another case
+        where the system ignores case are the same file.
+      option: what names the outputs, for the error.
+      own: whether they lie in the package's own cache, where it may replace anything.
+
+    Raises:
+      UserError: an output is an input, or is there and was not made by this package.
+    """
+    read = {_identity(path): os.fspath(path) for path in inputs if path}
+    for output in map(Path, outputs):
+        same = read.get(_identity(output))
+        if same is not None:
+            raise UserError(
+                f"{output}: is an input, too ({same}), and would be lost: give another"
+                f" {option}"
+            )
+        there = output.exists() or output.is_symlink()
+        if there and not own and not made_here(output):
+            raise UserError(
+                f"{output}: is there already, and is none of ours to replace: move it,"
+                f" or give another {option}"
+            )
+
+
+def check_folder(folder: Path, *, marks: Iterable[str], option: str) -> None:
+    """Checks a folder that is going to be filled.
+
+    Args:
+      folder: it may be missing, empty, or filled by this package before.
+      marks: names of which a folder that this package filled has one.
+      option: what names the folder, for the error.
+
+    Raises:
+      UserError: it holds something, and nothing of ours.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not any((folder / mark).exists() for mark in marks):
+        raise UserError(
+            f"{folder}: is not empty, and holds nothing of ours to continue: give an"
+            f" empty folder or a new one by {option}"
+        )
+
+
+def made_here(path: Path) -> bool:
+    """Whether a file's content says that this package made it."""
+    try:
+        if path.suffix == ".png":
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return image.info.get("Software") == SOFTWARE
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="numpy") as file:
+                return (file.metadata() or {}).get("format") == SOFTWARE
+        if path.suffix == ".md":
+            return "\nA SPIPS model" in path.read_text(encoding="utf-8")
+    except Exception:  # whatever a damaged or another file raises: it is not ours
+        return False
+    return False
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[object, ...]:
+    """The same for all names of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ("name", os.path.realpath(path))
+    return ("file", status.st_dev, status.st_ino)
