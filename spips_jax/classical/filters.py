@@ -26,8 +26,8 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G, B in the luma Y of ITU-R BT.601."""
 
 YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-"""Weights of R, G, B in Y, I and Q (NTSC), to the digits that published
-implementations of FSIM and HaarPSI share."""
+"""Weights of R, G, B in Y, I and Q (NTSC), to the digits of HaarPSI's authors' code
+and of piq."""
 
 SCHARR = (3 / 16, 10 / 16)
 PREWITT = (1 / 3, 1 / 3)

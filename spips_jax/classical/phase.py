@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 SCALES, ORIENTATIONS = 4, 4
+ANGLES = tuple(k * math.pi / ORIENTATIONS for k in range(ORIENTATIONS))
 MIN_WAVELENGTH = 6
 """Of the finest log-Gabor filter, in pixels; each of the others has twice the last."""
 
 SIGMA_RADIAL = 0.55
 """Spread of a filter over its centre frequency."""
 
-SIGMA_ANGULAR = np.pi / ORIENTATIONS / 1.2
+SIGMA_ANGULAR = math.pi / ORIENTATIONS / 1.2
 CUTOFF, ORDER = 0.45, 15
 """Of the Butterworth low-pass filter that keeps the corners of the spectrum out."""
 
@@ -41,15 +43,17 @@ NOISE_SCALE = 1 / 1.7
 """The noise threshold: standard deviations beyond the mean, and a factor by which it
 was found too large."""
 
-EPSILON = 1e-4
-"""Keeps quotients of responses finite, on the scale of 255: far below one level."""
+EPSILON = 1e-6
+"""Keeps quotients of responses finite, on the scale of 255: far below one level, above
+what float32 makes of a flat image."""
 
 T1 = 0.85
 T2, T3, T4 = 160.0, 200.0, 200.0
 LAMBDA = 0.03
 
 FSIM_MIN_SIZE = 16
-"""Below, not even the second finest filter fits into the image."""
+"""Below, not even the second finest filter's wavelength fits into the image; values are
+finite from 2 on."""
 
 
 def fsim(
@@ -66,9 +70,13 @@ def fsim(
 
     with `PC_m` the larger of both. Images are first reduced by the rounded quotient of
     their shorter side and 256, by averaging blocks; rows and columns left over are
-    dropped, and so it is in piq. The authors' MATLAB code centres the blocks and counts
-    zeros outside the image instead: the same for sizes that divide by a factor of 1
-    or 2. Symmetric. A flat image has congruency 1 everywhere.
+    dropped. Symmetric. A flat image has congruency 1 everywhere, so that two of them
+    have FSIM 1 but for their edges, outside of which gradients see 0.
+
+    So it is in piq. The authors' MATLAB code centres the blocks and counts zeros
+    outside the image, which is the same for a factor of 1, and of 2 for even sizes;
+    rounds quotients of 2.5, 4.5 and so on up, not to the even number; and gives no
+    number for flat images.
     """
     return 1.0 - _shares(reference, distorted, chroma=False)[0].mean((-2, -1))
 
@@ -79,8 +87,9 @@ def fsimc(
     """FSIM with chroma, `(...)` in [0, 1], higher is better.
 
     Zhang et al. 2011, eq. 12: `fsim`, the similarity at each pixel times `|S(I_r, I_d,
-    200) S(Q_r, Q_d, 200)|^0.03`. The authors' code takes the real part of the power
-    where the product is negative, which differs by a factor of cos(0.03 pi) = 0.996.
+    200) S(Q_r, Q_d, 200)|^0.03`, as in piq. The authors' code takes the real part of
+    the power where the product is negative, which differs by a factor of cos(0.03 pi) =
+    0.996, and has the weights of I and Q to three digits.
     """
     return 1.0 - _shares(reference, distorted, chroma=True)[0].mean((-2, -1))
 
@@ -88,14 +97,18 @@ def fsimc(
 def fsim_error(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch h w"]:
-    """Each pixel's share of 1 - FSIM, its mean: `(..., H, W)`, 0 or more."""
+    """Each pixel's share of 1 - FSIM, `(..., H, W)`, 0 or more.
+
+    The mean over the image is 1 - FSIM where both sides divide by the factor of the
+    reduction; else the rows and columns left over, which repeat the last, count too.
+    """
     return _error(reference, distorted, chroma=False)
 
 
 def fsimc_error(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch h w"]:
-    """Each pixel's share of 1 - FSIMc, its mean: `(..., H, W)`, 0 or more."""
+    """Each pixel's share of 1 - FSIMc, `(..., H, W)`, 0 or more; see `fsim_error`."""
     return _error(reference, distorted, chroma=True)
 
 
@@ -141,21 +154,26 @@ def phase_congruency(
     `E` is the sum over scales of the responses' projections on their mean direction
     less their distance from it, and `T` the threshold that noise rarely exceeds,
     estimated from the median energy of the finest scale. The median of an even number
-    of values is the lower middle one, as in piq; MATLAB's is the mean of both.
+    of values is the lower middle one, as in piq; MATLAB's is the mean of both. The
+    image repeats beyond its edges.
 
     Args:
       planes: luma `(..., H, W)` on the scale of 255.
     """
     height, width = planes.shape[-2:]
+    leading = (1,) * (planes.ndim - 2)
     # No filter sees the mean; without it float32 loses less, and flat images are 0.
     spectrum = jnp.fft.fft2(planes - planes.mean((-2, -1), keepdims=True))
-    scale = _noise_scale(height, width)
-    radial, angular = _filters(height, width, planes.dtype)
-    energies: list[jax.Array] = []
-    amplitudes: list[jax.Array] = []
-    leading = (1,) * (planes.ndim - 2)
-    for orientation in range(ORIENTATIONS):
-        turned = spectrum * angular[orientation].reshape(*leading, height, width)
+    radial, angle = _polar(height, width, planes.dtype)
+
+    def add(
+        sums: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        """Adds the energy and the amplitudes of one orientation."""
+        orientation, scale = at
+        turned = spectrum * _angular(angle, orientation, jnp).reshape(
+            *leading, height, width
+        )
         responses = [
             jnp.fft.ifft2(turned * one.reshape(*leading, height, width))
             for one in radial
@@ -171,10 +189,19 @@ def phase_congruency(
         for e, o in zip(even, odd, strict=True):
             energy = energy - jnp.abs(e * across - o * along)
         # The energy of noise is the median's: chi-squared with two degrees of freedom.
-        threshold = scale[orientation] * root(_lower_median(squares[0]))
-        energies.append(jnp.maximum(energy - threshold[..., None, None], 0.0))
-        amplitudes.extend(root(one) for one in squares)
-    energy, amplitude = (reduce(jnp.add, parts) for parts in (energies, amplitudes))
+        threshold = scale * root(_lower_median(squares[0]))
+        energy = jnp.maximum(energy - threshold[..., None, None], 0.0)
+        amplitude = reduce(jnp.add, [root(one) for one in squares])
+        return (sums[0] + energy, sums[1] + amplitude), None
+
+    # A loop, which compiles in less time than its steps written out, and needs half
+    # the memory.
+    orientations = jnp.asarray(ANGLES, planes.dtype)
+    scales = jnp.asarray(_noise_scales(height, width), planes.dtype)
+    nothing = jnp.zeros_like(planes)
+    (energy, amplitude), _ = jax.lax.scan(
+        add, (nothing, nothing), (orientations, scales)
+    )
     return (energy + EPSILON) / (amplitude + EPSILON)
 
 
@@ -185,10 +212,10 @@ def _frequencies(size: int) -> np.ndarray:
     return np.fft.ifftshift(np.arange(size) - size // 2) / (size - size % 2)
 
 
-def _filters(
+def _polar(
     height: int, width: int, dtype: jnp.dtype
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Radial parts by scale and angular parts by orientation, each `(H, W)`."""
+) -> tuple[list[jax.Array], jax.Array]:
+    """Radial parts of the filters by scale, and the angle of frequencies, `(H, W)`."""
     # Computed where they are used: as constants they would be part of every program.
     down, across = jax.lax.optimization_barrier(
         (
@@ -196,47 +223,48 @@ def _filters(
             jnp.asarray(_frequencies(width), dtype)[None],
         )
     )
-    return _filters_of(down, across, jnp)
+    return _polar_of(down, across, jnp)
 
 
-def _filters_of(down: Any, across: Any, xp: Any) -> tuple[list[Any], list[Any]]:
+def _polar_of(down: Any, across: Any, xp: Any) -> tuple[list[Any], Any]:
     """The same of frequencies `(H, 1)` and `(1, W)`, in NumPy or JAX (`xp`)."""
     down, across = xp.broadcast_arrays(down, across)
     squared = down**2 + across**2
     nowhere = squared == 0
-    squared = xp.where(nowhere, 1.0, squared)
-    logarithm = 0.5 * xp.log(squared)
-    low = 1.0 / (1.0 + xp.exp(2 * ORDER * (logarithm - np.log(CUTOFF))))
+    logarithm = 0.5 * xp.log(xp.where(nowhere, 1.0, squared))
+    low = 1.0 / (1.0 + xp.exp(2 * ORDER * (logarithm - math.log(CUTOFF))))
     low = xp.where(nowhere, 0.0, low)
     radial = []
     for scale in range(SCALES):
-        centre = -np.log(MIN_WAVELENGTH * 2**scale)
-        spread = 2 * np.log(SIGMA_RADIAL) ** 2
+        centre = -math.log(MIN_WAVELENGTH * 2**scale)
+        spread = 2 * math.log(SIGMA_RADIAL) ** 2
         radial.append(low * xp.exp(-((logarithm - centre) ** 2) / spread))
-    angle = xp.arctan2(-across, down)
-    angular = []
-    for orientation in range(ORIENTATIONS):
-        apart = xp.abs(angle - orientation * np.pi / ORIENTATIONS)
-        apart = xp.minimum(apart, 2 * np.pi - apart)
-        angular.append(xp.exp(-(apart**2) / (2 * SIGMA_ANGULAR**2)))
-    return radial, angular
+    return radial, xp.arctan2(-across, down)
+
+
+def _angular(angle: Any, orientation: Any, xp: Any) -> Any:
+    """The angular part of the filters of one orientation, `(H, W)`."""
+    apart = xp.abs(angle - orientation)
+    apart = xp.minimum(apart, 2 * math.pi - apart)
+    return xp.exp(-(apart**2) / (2 * SIGMA_ANGULAR**2))
 
 
 @lru_cache(maxsize=64)
-def _noise_scale(height: int, width: int) -> tuple[float, ...]:
+def _noise_scales(height: int, width: int) -> tuple[float, ...]:
     """For each orientation the threshold over the root of the median energy."""
     frequencies = _frequencies(height)[:, None], _frequencies(width)[None]
-    radial, angular = _filters_of(*frequencies, np)
+    radial, angle = _polar_of(*frequencies, np)
+    # Mean and standard deviation of the Rayleigh distribution.
+    beyond = np.sqrt(np.pi / 2) + NOISE_DEVIATIONS * np.sqrt(2 - np.pi / 2)
     scales = []
-    for turned in angular:
-        finest = np.sum((turned * radial[0]) ** 2)
+    for orientation in ANGLES:
+        angular = _angular(angle, orientation, np)
+        finest = np.sum((angular * radial[0]) ** 2)
         # Of all scales together, the even part: the real part in space. By Parseval
         # its energy is that of noise in the sum of the responses.
-        total = turned * np.sum(radial, axis=0)
+        total = angular * np.sum(radial, axis=0)
         even = (total + np.roll(total[::-1, ::-1], 1, (0, 1))) / 2
         noise = np.sum(even**2) / finest / np.log(2)
-        # Mean and standard deviation of the Rayleigh distribution.
-        beyond = np.sqrt(np.pi / 2) + NOISE_DEVIATIONS * np.sqrt(2 - np.pi / 2)
         scales.append(float(np.sqrt(noise) * beyond * NOISE_SCALE))
     return tuple(scales)
 
@@ -245,7 +273,8 @@ def _lower_median(planes: jax.Array) -> jax.Array:
     """The lower median of non-negative `(..., H, W)`: `(...)`.
 
     XLA's sort takes longer on CPUs than all else here; the bits of non-negative floats
-    are ordered as they are, so each bit of the median takes one count.
+    are ordered as they are, so each bit of the median takes one count. Its gradient
+    goes to the values equal to it, in equal parts.
     """
     floating = jnp.finfo(planes.dtype)
     integer = jnp.int64 if floating.bits == 64 else jnp.int32
@@ -256,7 +285,9 @@ def _lower_median(planes: jax.Array) -> jax.Array:
     def narrow(step: jax.Array, found: jax.Array) -> jax.Array:
         shift = (floating.bits - 2 - step).astype(integer)
         candidate = found | jnp.left_shift(jnp.ones((), integer), shift)
-        below = (bits < candidate[..., None, None]).sum((-2, -1), dtype=jnp.int32)
+        # XLA's CPU code counts floats, exact here, four times as fast as integers.
+        rows = (bits < candidate[..., None, None]).astype(jnp.float32).sum(-1)
+        below = rows.astype(jnp.int32).sum(-1)
         return jnp.where(below <= rank, candidate, found)
 
     start = jnp.zeros(planes.shape[:-2], integer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -48,7 +49,7 @@ C2, C3 = 386.0, 130.0
 ALPHA, BETA = 0.40, 0.02
 
 VSI_MIN_SIZE = 3
-"""One window of the gradients."""
+"""One window of the gradients; values are finite from 2 on."""
 
 
 def vsi(
@@ -66,9 +67,12 @@ def vsi(
 
     with `VS_m` the larger of both; of a negative product the power's real part counts.
     All maps are first reduced by the rounded quotient of the image's shorter side and
-    256, by averaging, edges repeated. Blocks start where piq's do; the authors' MATLAB
-    code has them start a pixel later for an even factor. Symmetric. Images without any
-    saliency, such as flat ones, have VSI 1 whatever their colours.
+    256, by averaging, edges repeated. Symmetric. Images without any saliency, such as
+    flat ones, have VSI 1 whatever their colours.
+
+    So it is in piq. In the authors' MATLAB code the maps are 0 outside the image,
+    blocks start a pixel later for an even factor, quotients of 2.5, 4.5 and so on are
+    rounded up, not to the even number, and flat images give no number.
     """
     return 1.0 - _shares(reference, distorted)[0].mean((-2, -1))
 
@@ -76,7 +80,11 @@ def vsi(
 def vsi_error(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch h w"]:
-    """Each pixel's share of 1 - VSI, about its mean: `(..., H, W)`, 0 or more."""
+    """Each pixel's share of 1 - VSI, `(..., H, W)`, 0 or more.
+
+    The mean over the image is 1 - VSI where the factor of the reduction is 1. Else the
+    first blocks lie in part outside the image, and it is off by some 1e-5 to 1e-4.
+    """
     share, factor = _shares(reference, distorted)
     height, width = reference.shape[-3:-1]
     return enlarge(share, factor, height, width, skip=factor // 2)
@@ -93,7 +101,7 @@ def _shares(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, int]
     )
     g_r, g_d = (gradient_magnitude(luma, SCHARR) for luma in (l_r, l_d))
     chroma = similarity(m_r, m_d, C3) * similarity(n_r, n_d, C3)
-    turned = jnp.where(chroma < 0, np.cos(np.pi * BETA), 1.0)
+    turned = jnp.where(chroma < 0, math.cos(math.pi * BETA), 1.0)
     similar = (
         similarity(vs_r, vs_d, C1)
         * similarity(g_r, g_d, C2) ** ALPHA
@@ -117,8 +125,10 @@ def sdsp(images: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch h w"]:
     priors", ICIP 2013: the product of three priors, that what stands out by frequency
     (a log-Gabor filter of CIELAB), what lies at the centre and what has warm colours is
     salient, scaled to [0, 1] for each image. It is computed on a square of 256 pixels;
-    images are brought to it, and saliency back, by bilinear interpolation without
-    smoothing, as in piq; the authors' MATLAB code smooths as it reduces.
+    images are brought to it by bilinear interpolation between pixels' centres without
+    smoothing, and saliency back from corner to corner, as in piq. The authors' MATLAB
+    code smooths as it reduces, goes back between centres too, and has the white to
+    four digits. A flat image has saliency 0.
 
     Args:
       images: `(..., H, W, 3)` in [0, 1].
@@ -184,12 +194,12 @@ def _lab(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     dark = images <= 0.04045
     bright = jnp.where(dark, 1.0, images)
     linear = jnp.where(dark, images / 12.92, ((bright + 0.055) / 1.055) ** 2.4)
-    roots = []
+    roots = []  # by power: XLA's cube root takes seven times as long on CPUs
     for weights, white in zip(XYZ, WHITE, strict=True):
         value = mix(linear, weights) / white
         small = value <= 0.008856
         large = jnp.where(small, 1.0, value)
-        roots.append(jnp.where(small, (903.3 * value + 16) / 116, jnp.cbrt(large)))
+        roots.append(jnp.where(small, (903.3 * value + 16) / 116, large ** (1 / 3)))
     x, y, z = roots
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
