@@ -169,28 +169,35 @@ def power(x: Float[Array, "*at"], exponent: float) -> Float[Array, "*at"]:
     return jnp.where(positive, jnp.where(positive, x, 1.0) ** exponent, 0.0)
 
 
-def gradient_magnitude(
+def derivatives(
     planes: Float[Array, "*batch h w"], operator: tuple[float, float]
-) -> Float[Array, "*batch h w"]:
-    """Root of the sum of both squared derivatives by a 3x3 operator, edges 0.
+) -> tuple[Float[Array, "*batch h w"], Float[Array, "*batch h w"]]:
+    """Derivatives across and down by a 3x3 operator, `(..., H, W)` each, edges 0.
+
+    They are in units of the planes; the sum of an operator's weights is 1.
 
     Args:
       planes: `(..., H, W)`.
       operator: `SCHARR` or `PREWITT`.
     """
     outer, middle = operator
-    height, width = planes.shape[-2:]
     padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)])
-
-    def at(row: int, column: int) -> jax.Array:
-        return padded[..., row : row + height, column : column + width]
-
-    across = middle * (at(1, 2) - at(1, 0)) + outer * (
-        (at(0, 2) - at(0, 0)) + (at(2, 2) - at(2, 0))
+    # One direction after the other: the gradient of nine shifts at once takes XLA ten
+    # times as long on CPUs.
+    across = padded[..., 2:] - padded[..., :-2]
+    across = outer * (across[..., :-2, :] + across[..., 2:, :]) + (
+        middle * across[..., 1:-1, :]
     )
-    down = middle * (at(2, 1) - at(0, 1)) + outer * (
-        (at(2, 0) - at(0, 0)) + (at(2, 2) - at(0, 2))
-    )
+    down = padded[..., 2:, :] - padded[..., :-2, :]
+    down = outer * (down[..., :-2] + down[..., 2:]) + middle * down[..., 1:-1]
+    return across, down
+
+
+def gradient_magnitude(
+    planes: Float[Array, "*batch h w"], operator: tuple[float, float]
+) -> Float[Array, "*batch h w"]:
+    """Root of the sum of the squared `derivatives`, `(..., H, W)`, 0 or more."""
+    across, down = derivatives(planes, operator)
     return root(jnp.square(across) + jnp.square(down))
 
 

@@ -17,6 +17,7 @@ from spips_jax.classical.filters import (
     LUMA,
     PREWITT,
     average_same,
+    derivatives,
     enlarge,
     factor_for,
     gradient_magnitude,
@@ -103,10 +104,7 @@ def mdsi(
     near images that agree; where they agree the gradient is 0.
     """
     gcs, _ = _mdsi_similarity(reference, distorted)
-    # Powers have no finite slope at 0; keep it out of the gradient.
-    magnitude = jnp.abs(gcs)
-    zero = magnitude < 1e-12
-    fourth = jnp.where(zero, 0.0, jnp.where(zero, 1.0, magnitude) ** 0.25)
+    fourth = root(root(jnp.abs(gcs)))
     negative = gcs < 0
     turn = np.sqrt(0.5)  # the fourth root of -1 is (1 + i) / sqrt(2)
     real = fourth * jnp.where(negative, turn, 1.0)
@@ -134,8 +132,11 @@ def _mdsi_similarity(
         [average_same(mix(images, weights), factor) for weights in MDSI_LHM]
         for images in (reference, distorted)
     )
+    (x_r, y_r), (x_d, y_d) = (derivatives(luma, PREWITT) for luma in (l_r, l_d))
+    # Derivatives are linear: those of the mean image are the mean of both images'.
     g_r, g_d, g_f = (
-        gradient_magnitude(luma, PREWITT) for luma in (l_r, l_d, (l_r + l_d) / 2)
+        root(jnp.square(x) + jnp.square(y))
+        for x, y in ((x_r, y_r), (x_d, y_d), ((x_r + x_d) / 2, (y_r + y_d) / 2))
     )
     c1, c2, c3 = MDSI_CONSTANTS
     gs = similarity(g_r, g_d, c1) + (

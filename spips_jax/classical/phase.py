@@ -126,8 +126,8 @@ def _shares(
         [average(255.0 * mix(one, weights), factor) for one in (reference, distorted)]
         for weights in YIQ
     )
-    # Both images at once: half as many calls of the Fourier transform.
-    pc_r, pc_d = phase_congruency(jnp.stack(luma))
+    # Not as one batch: the gradient in one image would go through both.
+    pc_r, pc_d = (phase_congruency(one) for one in luma)
     g_r, g_d = (gradient_magnitude(one, SCHARR) for one in luma)
     similar = similarity(pc_r, pc_d, T1) * similarity(g_r, g_d, T2)
     if chroma:

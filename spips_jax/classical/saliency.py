@@ -93,8 +93,8 @@ def vsi_error(
 def _shares(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, int]:
     """Shares at the reduced size, and the factor of the reduction."""
     factor = factor_for(*reference.shape[-3:-1])
-    saliency = sdsp(jnp.stack([reference, distorted]))
-    vs_r, vs_d = (_reduce(one, factor) for one in saliency)
+    # Not as one batch: the gradient in one image would go through both.
+    vs_r, vs_d = (_reduce(sdsp(one), factor) for one in (reference, distorted))
     (l_r, l_d), (m_r, m_d), (n_r, n_d) = (
         [_reduce(255.0 * mix(one, weights), factor) for one in (reference, distorted)]
         for weights in LMN
