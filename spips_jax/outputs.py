@@ -73,21 +73,21 @@ def check_folder(folder: Path, *, marks: Iterable[str], option: str) -> None:
 def made_here(path: Path) -> bool:
     """Whether a file's content says that this package made it."""
     try:
-        if path.suffix == ".png":
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start == b"\x89PNG\r\n\x1a\n":
             from PIL import Image
 
             with Image.open(path) as image:
                 return image.info.get("Software") == SOFTWARE
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="numpy") as file:
-                return (file.metadata() or {}).get("format") == SOFTWARE
         if path.suffix == ".md":
             return "\nA SPIPS model" in path.read_text(encoding="utf-8")
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as tensors:
+            return (tensors.metadata() or {}).get("format") == SOFTWARE
     except Exception:  # whatever a damaged or another file raises: it is not ours
         return False
-    return False
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[object, ...]:

@@ -191,7 +191,7 @@ def test_commands_refuse_before_any_work(case, files, work, capsys):
 def test_what_a_command_made_it_makes_again(files, capsys):
     commands = [
         ["score", "photo.png", "photo.jpg", *SCORE, "maps"],
-        ["data", "show", "synthetic/tiny", "--data_dir", "sets", "--output", "s.png"],
+        ["data", "show", "synthetic/tiny", "--data_dir", "sets", "--output", "sheet"],
         ["evaluate", "--model", "psnr", "--data", "synthetic/tiny",
          "--config.data_dir=sets", "--output", "report"],
     ]  # fmt: skip

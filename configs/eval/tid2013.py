@@ -5,7 +5,7 @@
 Add a trained model by `--model model.safetensors`. Those of the package were trained on
 this set: docs/models.md has their results on unseen data. On the 1,784-pair
 reconstruction: SRCC 0.822 (untrained SPIPS), 0.783 and 0.765 (LPIPS), 0.835, 0.751,
-0.890, 0.884, 0.859, 0.767, 0.694, 0.761, 0.574, 0.653; 36 minutes on two CPU cores
+0.890, 0.884, 0.859, 0.767, 0.694, 0.761, 0.574, 0.653; 26 minutes on two CPU cores
 beside other work.
 """
 
