@@ -181,8 +181,8 @@ def test_lpips_maps_average_to_the_score(random_weights, pair, tmp_path):
 
 def test_calls_that_make_no_sense_are_errors(tmp_path, monkeypatch, random_weights):
     monkeypatch.setenv("SPIPS_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="'vif' is not one of spips-lite"):
-        spips_jax.load("vif")
+    with pytest.raises(ValueError, match="'vmaf' is not one of spips-lite"):
+        spips_jax.load("vmaf")
     with pytest.raises(ValueError, match="psnr has no weights"):
         spips_jax.load("psnr", weights="x.safetensors")
     with pytest.raises(weights.WeightsError, match="spips convert lpips-alexnet"):

@@ -50,7 +50,7 @@ def test_maps_of_identical_images_are_drawn(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    def fail(self, path):
+    def fail(self, path, **options):
         raise OSError("disk full")
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", fail)
