@@ -1,8 +1,8 @@
 """Filters and resampling that the classical metrics share.
 
 Arrays are float32; `gaussian_filter` and `halve` take images `(..., H, W, C)`, the
-others planes `(..., H, W)`. Nothing here is a matrix product, so no
-global precision setting reaches it.
+others planes `(..., H, W)`. Nothing here is a matrix product, so no global precision
+setting reaches it.
 """
 
 from __future__ import annotations
@@ -45,12 +45,17 @@ def gaussian_filter(
     The mirror repeats the edge pixel, as SciPy's and scikit-image's "reflect" does. H
     and W must be at least `filter_size // 2`. Differentiable in reverse mode.
     """
-    offsets = np.arange(filter_size) - filter_size // 2
-    window = np.exp(-0.5 * (offsets / filter_sigma) ** 2)
-    weights = tuple(float(weight) for weight in window / window.sum())
+    weights = gaussian_window(filter_size, filter_sigma)
     for axis in (-3, -2):
         images = _blur(images, weights, axis)
     return images
+
+
+def gaussian_window(size: int, sigma: float) -> tuple[float, ...]:
+    """Weights of a Gaussian, which sum to 1; `sigma` in pixels."""
+    offsets = np.arange(size) - size // 2
+    window = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return tuple(float(weight) for weight in window / window.sum())
 
 
 # The blur is linear, and so is its transpose; each is the other's derivative. JAX would
@@ -163,10 +168,23 @@ def root(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+def hypotenuse(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Float[Array, "*at"]:
+    """`sqrt(x^2 + y^2)`; its gradient where both are 0 is 0."""
+    return root(jnp.square(x) + jnp.square(y))
+
+
 def power(x: Float[Array, "*at"], exponent: float) -> Float[Array, "*at"]:
     """`x^exponent` of `x` from 0 on; its gradient at 0 is 0."""
     positive = x > 0
     return jnp.where(positive, jnp.where(positive, x, 1.0) ** exponent, 0.0)
+
+
+def pad(
+    planes: jax.Array, before: int, after: int, *, mode: str = "constant"
+) -> jax.Array:
+    """`jnp.pad` of `(..., H, W)`: rows above and below, as many columns beside them."""
+    sides = [(before, after)] * 2
+    return jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + sides, mode=mode)
 
 
 def derivatives(
@@ -181,7 +199,7 @@ def derivatives(
       operator: `SCHARR` or `PREWITT`.
     """
     outer, middle = operator
-    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)])
+    padded = pad(planes, 1, 1)
     # One direction after the other: the gradient of nine shifts at once takes XLA ten
     # times as long on CPUs.
     across = padded[..., 2:] - padded[..., :-2]
@@ -197,8 +215,7 @@ def gradient_magnitude(
     planes: Float[Array, "*batch h w"], operator: tuple[float, float]
 ) -> Float[Array, "*batch h w"]:
     """Root of the sum of the squared `derivatives`, `(..., H, W)`, 0 or more."""
-    across, down = derivatives(planes, operator)
-    return root(jnp.square(across) + jnp.square(down))
+    return hypotenuse(*derivatives(planes, operator))
 
 
 def average(
@@ -231,8 +248,18 @@ def average_same(
     """
     if factor == 1:
         return planes
-    sides = [((factor - 1) // 2, factor // 2)] * 2
-    return average(jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + sides), factor)
+    return average(pad(planes, (factor - 1) // 2, factor // 2), factor)
+
+
+def shares(
+    similar: Float[Array, "*batch h w"], weight: Float[Array, "*batch h w"]
+) -> Float[Array, "*batch h w"]:
+    """Each pixel's share of what a weighted mean of similarities lacks of 1, its mean.
+
+    All are 0 where no pixel has any weight.
+    """
+    total = weight.mean((-2, -1), keepdims=True)
+    return weight * (1.0 - similar) / jnp.where(total > 0, total, 1.0)
 
 
 def enlarge(

@@ -21,6 +21,7 @@ from spips_jax.classical.filters import (
     enlarge,
     factor_for,
     gradient_magnitude,
+    hypotenuse,
     mix,
     root,
     similarity,
@@ -110,7 +111,7 @@ def mdsi(
     real = fourth * jnp.where(negative, turn, 1.0)
     imaginary = fourth * jnp.where(negative, turn, 0.0)
     real, imaginary = (x - x.mean((-2, -1), keepdims=True) for x in (real, imaginary))
-    deviation = root(jnp.square(real) + jnp.square(imaginary)).mean((-2, -1))
+    deviation = hypotenuse(real, imaginary).mean((-2, -1))
     return root(root(deviation))
 
 
@@ -135,7 +136,7 @@ def _mdsi_similarity(
     (x_r, y_r), (x_d, y_d) = (derivatives(luma, PREWITT) for luma in (l_r, l_d))
     # Derivatives are linear: those of the mean image are the mean of both images'.
     g_r, g_d, g_f = (
-        root(jnp.square(x) + jnp.square(y))
+        hypotenuse(x, y)
         for x, y in ((x_r, y_r), (x_d, y_d), ((x_r + x_d) / 2, (y_r + y_d) / 2))
     )
     c1, c2, c3 = MDSI_CONSTANTS

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.classical.filters import LUMA, correlate, mix
+from spips_jax.classical.filters import LUMA, correlate, gaussian_window, mix
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -47,7 +47,8 @@ def vif(
         for luma in (mix(reference, LUMA), mix(distorted, LUMA))
     )
     for scale in range(4):
-        window = _window(2 ** (4 - scale) + 1)
+        size = 2 ** (4 - scale) + 1
+        window = gaussian_window(size, size / 5)
         if scale:
             x, y = (_blur(one, window)[..., ::2, ::2] for one in (x, y))
         mean_x, mean_y, xx, yy, xy = (
@@ -66,13 +67,6 @@ def vif(
         held = held + jnp.log1p(var_x / NOISE).sum((-2, -1))
     tiny = 1e-8 * np.log(10.0)  # 1e-8 beside decimal logarithms
     return (kept + tiny) / (held + tiny)
-
-
-def _window(size: int) -> tuple[float, ...]:
-    """Gaussian weights, sigma a fifth of the size."""
-    offsets = np.arange(size) - size // 2
-    weights = np.exp(-0.5 * (5 * offsets / size) ** 2)
-    return tuple(float(weight) for weight in weights / weights.sum())
 
 
 def _blur(planes: jax.Array, window: tuple[float, ...]) -> jax.Array:

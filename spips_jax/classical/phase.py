@@ -17,9 +17,11 @@ from spips_jax.classical.filters import (
     enlarge,
     factor_for,
     gradient_magnitude,
+    hypotenuse,
     mix,
     power,
     root,
+    shares,
     similarity,
 )
 
@@ -134,9 +136,7 @@ def _shares(
         (i_r, i_d), (q_r, q_d) = colours
         product = similarity(i_r, i_d, T3) * similarity(q_r, q_d, T4)
         similar = similar * power(jnp.abs(product), LAMBDA)
-    weight = jnp.maximum(pc_r, pc_d)
-    share = weight * (1.0 - similar) / weight.mean((-2, -1), keepdims=True)
-    return share, factor
+    return shares(similar, jnp.maximum(pc_r, pc_d)), factor
 
 
 def phase_congruency(
@@ -183,7 +183,7 @@ def phase_congruency(
             jnp.square(e) + jnp.square(o) for e, o in zip(even, odd, strict=True)
         ]
         sum_even, sum_odd = reduce(jnp.add, even), reduce(jnp.add, odd)
-        length = root(jnp.square(sum_even) + jnp.square(sum_odd)) + EPSILON
+        length = hypotenuse(sum_even, sum_odd) + EPSILON
         along, across = sum_even / length, sum_odd / length
         energy = sum_even * along + sum_odd * across
         for e, o in zip(even, odd, strict=True):

@@ -16,8 +16,10 @@ from spips_jax.classical.filters import (
     factor_for,
     gradient_magnitude,
     mix,
+    pad,
     power,
     root,
+    shares,
     similarity,
 )
 
@@ -107,15 +109,12 @@ def _shares(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, int]
         * similarity(g_r, g_d, C2) ** ALPHA
         * (turned * power(jnp.abs(chroma), BETA))
     )
-    weight = jnp.maximum(vs_r, vs_d)
-    total = weight.mean((-2, -1), keepdims=True)
-    share = weight * (1.0 - similar) / jnp.where(total > 0, total, 1.0)
-    return share, factor
+    return shares(similar, jnp.maximum(vs_r, vs_d)), factor
 
 
 def _reduce(planes: jax.Array, factor: int) -> jax.Array:
-    sides = [(0, 0)] * (planes.ndim - 2) + [(factor // 2, (factor - 1) // 2)] * 2
-    return average(jnp.pad(planes, sides, mode="edge"), factor)
+    sides = factor // 2, (factor - 1) // 2
+    return average(pad(planes, *sides, mode="edge"), factor)
 
 
 def sdsp(images: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch h w"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.classical.filters import YIQ, average_same, enlarge, mix, similarity
+from spips_jax.classical.filters import YIQ, average_same, enlarge, mix, pad, similarity
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -113,7 +113,7 @@ def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
     as in MATLAB's `conv2(..., "same")`.
     """
     height, width = planes.shape[-2:]
-    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(3, 4), (3, 4)])
+    padded = pad(planes, 3, 4)
 
     def window(x: jax.Array, row: int, column: int) -> jax.Array:
         return x[..., row : row + height, column : column + width]
@@ -144,7 +144,7 @@ def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
 def _quads(planes: jax.Array) -> jax.Array:
     """Mean of a pixel and its neighbours to the right and below, 0 outside."""
     height, width = planes.shape[-2:]
-    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, 1), (0, 1)])
+    padded = pad(planes, 0, 1)
     return (
         (padded[..., :height, :width] + padded[..., 1:, :width])
         + (padded[..., :height, 1:] + padded[..., 1:, 1:])
