@@ -6,7 +6,7 @@ Checked before any work, so that a mistake in a path costs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from spips_jax.messages import UserError
@@ -34,7 +34,7 @@ def check_files(
     Raises:
       UserError: an output is an input, or is there and was not made by this package.
     """
-    read = {_identity(path): os.fspath(path) for path in inputs if path}
+    read = {_identity(path): os.fspath(path) for path in inputs}
     for output in map(Path, outputs):
         same = read.get(_identity(output))
         if same is not None:
@@ -61,13 +61,18 @@ def check_folder(folder: Path, *, marks: Iterable[str], option: str) -> None:
     Raises:
       UserError: it holds something, and nothing of ours.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not any((folder / mark).exists() for mark in marks):
+    if holds_others(
+        folder, ours=lambda: any((folder / mark).exists() for mark in marks)
+    ):
         raise UserError(
             f"{folder}: is not empty, and holds nothing of ours to continue: give an"
             f" empty folder or a new one by {option}"
         )
+
+
+def holds_others(folder: Path, *, ours: Callable[[], bool]) -> bool:
+    """Whether a folder holds something, and nothing of ours, which `ours` tells."""
+    return folder.is_dir() and any(folder.iterdir()) and not ours()
 
 
 def made_here(path: Path) -> bool:

@@ -128,6 +128,10 @@ REFUSED = {
         ["convert", "alexnet", "--source", "w.npz", "--output", "photo.png"],
         OTHERS,
     ),
+    "weights over a photograph, before their source is downloaded": (
+        ["convert", "alexnet", "--output", "photo.png"],
+        OTHERS,
+    ),
     "a contact sheet over a photograph": (
         ["data", "show", "synthetic/tiny", "--data_dir", "sets",
          "--output", "photo.png"],
@@ -186,6 +190,13 @@ def test_commands_refuse_before_any_work(case, files, work, capsys):
     assert len(printed.err.strip().splitlines()) == 1
     assert printed.out == ""
     assert tree(work) == before
+
+
+def test_maps_have_no_folder_without_a_model(files, capsys):
+    command = ["score", "photo.png", "photo.jpg", "--model", "none", "--maps", "maps"]
+    assert main(command) == 2
+    assert "'none' is not one of" in capsys.readouterr().err
+    assert not Path("maps").exists()
 
 
 def test_what_a_command_made_it_makes_again(files, capsys):

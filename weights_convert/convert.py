@@ -42,10 +42,10 @@ def convert(
         raise WeightsError(one_of("network", network, PUBLISHED))
     if compare and network in BACKBONES:
         torch_twin.require_torch()
-    source = source or download.fetch(network, cache_folder())
     own = output is None
     output = output or weights_path(network)
-    check_files([output], inputs=[source], option="--output", own=own)
+    check_files([output], inputs=[source] if source else [], option="--output", own=own)
+    source = source or download.fetch(network, cache_folder())
     tensors = networks.read_source(network, source)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

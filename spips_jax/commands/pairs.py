@@ -119,10 +119,10 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def map_files(pairs: list[Pair], folder: str | None) -> list[Path | None]:
-    """A file name for the heat maps of each pair, all different; makes the folder.
+    """A file name for the heat maps of each pair, all different.
 
     Raises `UserError` if one would replace an image of a pair, or another file that is
-    none of our heat maps; nothing is made then.
+    none of our heat maps.
     """
     if folder is None:
         return [None] * len(pairs)
@@ -138,8 +138,12 @@ def map_files(pairs: list[Pair], folder: str | None) -> list[Path | None]:
         files.append(Path(folder) / f"{name}.png")
     images = [image for pair in pairs for image in (pair.reference, pair.distorted)]
     check_files(files, inputs=images, option="--maps folder")
+    return [*files]
+
+
+def make_folder(folder: str) -> None:
+    """Makes the folder of heat maps."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
-    return [*files]

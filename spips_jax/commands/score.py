@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spips_jax.commands.pairs import Pair, find_pairs, map_files
+from spips_jax.commands.pairs import Pair, find_pairs, make_folder, map_files
 from spips_jax.messages import UserError, one_line
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--maps: {args.model} compares whole images, it has no maps")
     files = map_files(pairs, args.maps)
     metric = load(args)
+    if args.maps is not None:
+        make_folder(args.maps)
     cache_compilations()
     failed = len(problems)
     rows: list[dict[str, Any]] = []

@@ -23,6 +23,7 @@ from spips_jax.evaluation.batches import run_batches
 from spips_jax.evaluation.statistics import agreements as agreements_of
 from spips_jax.images import MIN_SIZE
 from spips_jax.kinds import Kind
+from spips_jax.outputs import holds_others
 from spips_jax.progress import tracked
 from spips_jax.training import config as config_lib
 from spips_jax.training import pooled, setup, state, step, validation
@@ -170,7 +171,7 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
     if parallel.is_writer():
         text = json.dumps(config_lib.as_dict(config), indent=2) + "\n"
         try:
-            if _holds_others(folder):
+            if holds_others(folder, ours=lambda: _is_run(folder)):
                 raise FileExistsError("it is not empty, and holds no run")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CONFIG).write_text(text)
@@ -184,16 +185,14 @@ def _claim(config: ConfigDict, folder: epath.Path) -> None:
         )
 
 
-def _holds_others(folder: epath.Path) -> bool:
-    """Whether a folder has files, and no run to resume."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return False
+def _is_run(folder: epath.Path) -> bool:
+    """Whether there is a run to resume in a folder."""
     if (folder / CHECKPOINTS).exists():
-        return False
-    try:  # a run that ended before its first checkpoint
-        return "num_steps" not in json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError):
         return True
+    try:  # a run that ended before its first checkpoint
+        return "num_steps" in json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def open_pooled(
