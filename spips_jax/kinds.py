@@ -16,6 +16,11 @@ from spips_jax import agreement
 
 Columns = tuple[np.ndarray, ...]
 
+COMPARABLE = ("set", "reference", "group")
+"""Over what two opinions can be compared: all of a set, one reference, or one group,
+that is one distortion of one reference. Of two photographs, or of two groups, the
+opinions then do not tell which looks better."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -27,8 +32,8 @@ class Kind:
       compared: which images of an example are compared; one score for each.
       opinions: names of the opinions that such a set can have, keys of
         `agreement.OPINIONS`.
-      comparable: over what two opinions can be compared: the whole "set", one
-        "reference", or one "group", that is one distortion of one reference.
+      comparable: over what two opinions can be compared at most, one of `COMPARABLE`;
+        a set's card may say that its protocol supports less.
       statistics: how well a metric agrees with the set: names, and functions of what
         `columns` returns; larger is better. Metrics are ranked by the first.
       columns: from scores `(N, n)`, opinions `(N,)`, the opinion's name and whether a

@@ -9,7 +9,8 @@ the rest is here:
 - image files are stored unchanged (bytes of a PNG, BMP or JPEG) where their pixels
   are RGB as stored, and otherwise as a PNG of the pixels that `read_image` returns;
 - beside the records is `index.csv`: one line for each example, in the order of the
-  records, with everything but the images. Splits, folds and tables need only this file.
+  records, with everything but the images. Splits, folds and tables need only this file;
+- `protocol.json` says over what the set's opinions can be compared.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import csv
 import functools
 import io
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +38,7 @@ from spips_jax.kinds import Kind
 from spips_jax.messages import UserError
 
 INDEX = "index.csv"
+PROTOCOL = "protocol.json"
 SHARD_BYTES = 128 << 20  # about; TFDS holds a shard in memory while writing it
 
 TEXT = ("id", "reference_id", "distortion")
@@ -64,6 +67,9 @@ class Card:
       counts: examples and references of each split, as published.
       extras: further features: `std`, `votes`, or others as numbers.
       slack: how far an opinion may lie outside `scale`, in the set's units.
+      within: "reference" if two opinions can be compared only if their images have the
+        same reference, as the points of a tournament among the versions of each;
+        "" where the protocol supports what the kind does, `Kind.comparable`.
     """
 
     title: str
@@ -77,6 +83,12 @@ class Card:
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     slack: float = 0.0
+    within: str = ""
+
+    @property
+    def comparable(self) -> str:
+        """Over what two opinions can be compared, one of `kinds.COMPARABLE`."""
+        return self.within or self.kind.comparable
 
 
 @dataclass(frozen=True)
@@ -321,7 +333,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
             citation=card.citation,
             license=card.licence,
             disable_shuffling=True,  # as written: in the order of the index
-            metadata=_Index(_columns(card)),
+            metadata=_Index(_columns(card), comparable=card.comparable),
         )
 
     def _shard_iterators_per_split(
@@ -431,10 +443,16 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 class _Index(tfds.core.Metadata):
-    """Collects one line per example and writes them beside the records."""
+    """Collects one line per example; writes them and the protocol beside the records.
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    Attributes:
+      columns: names of the features that are not images.
+      comparable: over what opinions can be compared.
+    """
+
+    def __init__(self, columns: Sequence[str], *, comparable: str) -> None:
         self._columns = ("split", *columns)
+        self._comparable = comparable
         self._rows: list[dict[str, Any]] = []
 
     def append(self, split: str, values: Mapping[str, Any]) -> None:
@@ -445,6 +463,8 @@ class _Index(tfds.core.Metadata):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
+        protocol = {"comparable": self._comparable}
+        (Path(data_dir) / PROTOCOL).write_text(json.dumps(protocol) + "\n")
 
     def load_metadata(self, data_dir: Any) -> None:
         """Does nothing: `spips_jax.data.dataset` reads the index when needed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from spips_jax.data.builder import INDEX, TEXT, WHOLE, DataError
+from spips_jax.data.builder import INDEX, PROTOCOL, TEXT, WHOLE, DataError
 from spips_jax.data.splits import assign_folds, parse_fold, shared_references
-from spips_jax.kinds import KINDS, Kind
+from spips_jax.kinds import COMPARABLE, KINDS, Kind
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Dataset:
       kind: what an example holds, a record of `spips_jax.kinds`.
       opinion: the name of the human score, a key of `agreement.OPINIONS`, which has its
         direction.
+      comparable: over what two opinions can be compared, one of `kinds.COMPARABLE`.
       index: every feature that is not an image, by name, as a column `(N,)`.
       fingerprint: a digest of the names, sizes and times of the record files; changes
         when they do.
@@ -45,6 +47,7 @@ class Dataset:
     name: str
     kind: Kind
     opinion: str
+    comparable: str
     index: Mapping[str, np.ndarray]
     fingerprint: str
     _source: Any
@@ -188,12 +191,26 @@ def open_folder(
         name=name,
         kind=kind,
         opinion=opinion,
+        comparable=_comparable(path, name),
         index=index,
         fingerprint=_fingerprint(path),
         _source=source,
         _rows=np.arange(len(source)),
         _references=frozenset(index["reference_id"].tolist()),
     )
+
+
+def _comparable(path: Path, name: str) -> str:
+    try:
+        found = json.loads((path / PROTOCOL).read_text())["comparable"]
+    except (OSError, ValueError, KeyError):
+        found = None
+    if found not in COMPARABLE:
+        raise DataError(
+            f"{path}: {PROTOCOL} does not say over what the opinions of {name} can be"
+            " compared: prepare the set again with --overwrite"
+        )
+    return found
 
 
 def _fingerprint(path: Path) -> str:

@@ -203,6 +203,7 @@ class PieappScores(_Pieapp):
         title="PieAPP (scores)",
         kind=kinds.PAIRS,
         opinion="dmos",
+        within="reference",
         # Such scores are unbounded; these limits are beyond any that a model can reach.
         scale=(-10.0, 20.0),
         slack=10.0,

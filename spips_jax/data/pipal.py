@@ -70,6 +70,7 @@ class Pipal(IqaBuilder):
         title="PIPAL",
         kind=kinds.PAIRS,
         opinion="mos",
+        within="reference",
         # Elo is unbounded; the ratings lie between about 900 and 1850.
         scale=(800.0, 2000.0),
         slack=100.0,

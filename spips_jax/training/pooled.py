@@ -96,6 +96,7 @@ def pooled_dataset(
         name=dataset.name,
         kind=dataset.kind,
         opinion=dataset.opinion,
+        comparable=dataset.comparable,
         index=dataset.index,
         fingerprint=dataset.fingerprint,
         _source=array_record_data_source.ArrayRecordDataSource([str(place / _RECORDS)]),
