@@ -22,10 +22,11 @@ SURFACE = {
         "losses", "read_image",
     ),
     "spips_jax.agreement": (
-        "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "bootstrap",
-        "bootstrap_difference", "bootstrap_draws", "difference", "fit_logistic",
-        "fit_preference", "interval", "jnd_map", "krcc", "orient", "outlier_ratio",
-        "plcc", "rmse", "srcc", "two_afc", "two_afc_human",
+        "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "Within",
+        "bootstrap", "bootstrap_difference", "bootstrap_draws", "difference",
+        "fit_logistic", "fit_preference", "interval", "jnd_map", "krcc", "orient",
+        "outlier_ratio", "plcc", "rmse", "spread_ratio", "srcc", "two_afc",
+        "two_afc_human", "within_references",
     ),
     "spips_jax.data": (
         "BUILDERS", "Batches", "Card", "DataError", "Dataset", "Source", "eval_batches",

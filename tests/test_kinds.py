@@ -15,7 +15,9 @@ from spips_jax.evaluation.statistics import agreements, columns
 from spips_jax.kinds import KINDS, Kind
 
 
-def dataset_of(kind: Kind, opinion: str, opinions: np.ndarray) -> Dataset:
+def dataset_of(
+    kind: Kind, opinion: str, opinions: np.ndarray, *, comparable: str = "set"
+) -> Dataset:
     """Examples of four references, without images."""
     count = len(opinions)
     names = np.array([f"I{number % 4}" for number in range(count)])
@@ -23,6 +25,7 @@ def dataset_of(kind: Kind, opinion: str, opinions: np.ndarray) -> Dataset:
         name="mine",
         kind=kind,
         opinion=opinion,
+        comparable=comparable,
         index={
             "id": np.array([str(number) for number in range(count)]),
             "reference_id": names,

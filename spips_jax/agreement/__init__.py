@@ -32,6 +32,7 @@ from spips_jax.agreement.statistics import (
     two_afc,
     two_afc_human,
 )
+from spips_jax.agreement.within import Within, spread_ratio, within_references
 
 __all__ = [
     "OPINIONS",
@@ -39,6 +40,7 @@ __all__ = [
     "Interval",
     "Logistic",
     "Opinion",
+    "Within",
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_draws",
@@ -52,7 +54,9 @@ __all__ = [
     "outlier_ratio",
     "plcc",
     "rmse",
+    "spread_ratio",
     "srcc",
     "two_afc",
     "two_afc_human",
+    "within_references",
 ]
