@@ -16,10 +16,17 @@ from spips_jax import agreement
 
 Columns = tuple[np.ndarray, ...]
 
-COMPARABLE = ("set", "reference", "group")
+PROTOCOLS = {
+    "set": "over the whole set",
+    "reference": "within one reference only",
+    "group": "within one distortion of one reference only",
+}
+"""Over what two opinions can be compared, in words. Of two photographs, or of two
+groups, opinions that do not compare do not tell which looks better."""
+
+COMPARABLE = tuple(PROTOCOLS)
 """Over what two opinions can be compared: all of a set, one reference, or one group,
-that is one distortion of one reference. Of two photographs, or of two groups, the
-opinions then do not tell which looks better."""
+that is one distortion of one reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +42,19 @@ class Kind:
       comparable: over what two opinions can be compared at most, one of `COMPARABLE`;
         a set's card may say that its protocol supports less.
       statistics: how well a metric agrees with the set: names, and functions of what
-        `columns` returns; larger is better. Metrics are ranked by the first.
+        `columns` returns; larger is better. Metrics are ranked by the first, unless
+        a set's opinions compare within one reference only.
       columns: from scores `(N, n)`, opinions `(N,)`, the opinion's name and whether a
         higher score is better, the columns `(N,)` that the other functions take.
       disagreement: of `columns`, how far metric and people are apart, `(N,)` from 0 on.
-      verdict: of `columns`, a position and whether a higher score is better, what
-        metric and people say of that example, in words.
+      verdict: of `columns`, a position, whether a higher score is better, and the name
+        of all these examples, what metric and people say of the one, in words.
       learned_from: which losses suit: those of "opinions" or of "choices"; "" for
         sets that are for evaluation alone.
       calibrated_from: what a calibration is fitted to, likewise.
+      within: a statistic of the examples of one reference, whose mean over references
+        measures a set of which opinions compare there alone: its name and the function;
+        None where the examples of a reference have no order.
       fitted: whether opinions are fitted to scores by a logistic.
       ceiling: of the opinions, the first statistic of a person among people; None where
         a set cannot tell.
@@ -57,15 +68,16 @@ class Kind:
     statistics: tuple[tuple[str, Callable[..., float]], ...]
     columns: Callable[[np.ndarray, np.ndarray, str, bool], Columns]
     disagreement: Callable[..., np.ndarray]
-    verdict: Callable[[Columns, int, bool], str]
+    verdict: Callable[[Columns, int, bool, str], str]
     learned_from: str = ""
     calibrated_from: str = ""
+    within: tuple[str, Callable[..., float]] | None = None
     fitted: bool = False
     ceiling: Callable[[np.ndarray], float] | None = None
 
     @property
     def main(self) -> str:
-        """The name of the statistic that metrics are ranked by."""
+        """The name of the first statistic: what ranks metrics on a whole set."""
         return self.statistics[0][0]
 
     @property
@@ -122,31 +134,41 @@ def _choice_apart(d0: np.ndarray, d1: np.ndarray, judgement: np.ndarray) -> np.n
 # Named functions, not partials: records must equal their pickled copies.
 
 
-def _opinion_verdict(columns: Columns, row: int, higher_is_better: bool) -> str:
+def _opinion_verdict(
+    columns: Columns, row: int, higher_is_better: bool, among: str
+) -> str:
     scores, opinions = columns if higher_is_better else (-x for x in columns)
-    return _better(scores, opinions, row, "for people")
+    return _better(scores, opinions, row, "for people", among)
 
 
-def _level_verdict(columns: Columns, row: int, higher_is_better: bool) -> str:
+def _level_verdict(
+    columns: Columns, row: int, higher_is_better: bool, among: str
+) -> str:
     scores, opinions = columns if higher_is_better else (-x for x in columns)
-    return _better(scores, opinions, row, "by its level")
+    return _better(scores, opinions, row, "by its level", among)
 
 
-def _same_verdict(columns: Columns, row: int, higher_is_better: bool) -> str:
+def _same_verdict(
+    columns: Columns, row: int, higher_is_better: bool, among: str
+) -> str:
     distances, same = columns
-    return _better(-distances, same, row, "for people")
+    return _better(-distances, same, row, "for people", among)
 
 
-def _better(scores: np.ndarray, opinions: np.ndarray, row: int, who: str) -> str:
-    """How much of the set an example is better than; larger is better in both."""
+def _better(
+    scores: np.ndarray, opinions: np.ndarray, row: int, who: str, among: str
+) -> str:
+    """How many an example is better than; larger is better in both."""
     shares = [100 * np.mean(values < values[row]) for values in (scores, opinions)]
     return (
-        f"better than {shares[0]:.0f} % of the set for the metric, than"
+        f"better than {shares[0]:.0f} % of {among} for the metric, than"
         f" {shares[1]:.0f} % {who}"
     )
 
 
-def _choice_verdict(columns: Columns, row: int, higher_is_better: bool) -> str:
+def _choice_verdict(
+    columns: Columns, row: int, higher_is_better: bool, among: str
+) -> str:
     d0, d1, judgement = (column[row] for column in columns)
     return f"it puts p{int(d1 < d0)} nearer, {100 * judgement:.0f} % of people chose p1"
 
@@ -170,6 +192,7 @@ PAIRS = Kind(
     verdict=_opinion_verdict,
     learned_from="opinions",
     calibrated_from="opinions",
+    within=("srcc_within", agreement.srcc),
     fitted=True,
 )
 

@@ -69,7 +69,7 @@ def test_signs_follow_the_declared_directions(
         "krcc": pytest.approx(1),
     }
     found = columns(dataset, scores, higher_is_better=higher_is_better)
-    verdict = kinds.PAIRS.verdict(found, 6, higher_is_better)
+    verdict = kinds.PAIRS.verdict(found, 6, higher_is_better, "the set")
     assert verdict == "better than 75 % of the set for the metric, than 75 % for people"
 
 
@@ -91,7 +91,7 @@ def test_a_kind_is_added_by_its_record() -> None:
         statistics=(("srcc", spearman),),
         columns=spread,
         disagreement=lambda spreads, opinions: np.abs(spreads - opinions),
-        verdict=lambda columns, row, higher_is_better: f"row {row}",
+        verdict=lambda columns, row, higher_is_better, among: f"row {row}",
     )
     rng = np.random.default_rng(0)
     scores = rng.random((12, 2))

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from spips_jax.agreement import Logistic
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.report import TITLES, parts_of
+from spips_jax.evaluation.report import parts_of, title_of
 from spips_jax.evaluation.scores import Candidate, declared
 from spips_jax.files import replacing
 from spips_jax.heatmaps import write_heat_maps
+from spips_jax.kinds import PROTOCOLS
 
 _DPI = 120
 
@@ -25,16 +26,20 @@ def write_scatter(
     path: str | os.PathLike[str],
     dataset: Dataset,
     scores: Mapping[str, np.ndarray],
-    found: Mapping[str, Mapping[str, Any]],
+    one: Mapping[str, Any],
 ) -> None:
     """Draws opinions over scores, one panel per metric, with the fitted logistic.
+
+    Where the set's protocol does not compare opinions of different references, a line
+    above says so of the curves.
 
     Args:
       path: the PNG, written whole or not at all.
       dataset: pairs whose opinion is one number per image.
       scores: `(N, 1)` by metric, all finite.
-      found: what `results_of` says of each metric.
+      one: what `results_of` says of the set.
     """
+    found, main = one["models"], one["main"]
     columns = min(len(scores), 3)
     rows = -(-len(scores) // columns)
     figure = Figure(
@@ -60,14 +65,22 @@ def write_scatter(
         if fit:
             line = np.linspace(x.min(), x.max(), 300)
             axis.plot(line, Logistic(tuple(fit))(line), color="black", linewidth=1.6)
-        srcc = found[label]["srcc"]
-        axis.set_title(
-            label if srcc is None else f"{label}, SRCC {srcc['value']:.3f}", fontsize=10
-        )
+        value = found[label][main]
+        words = [label]
+        if value is not None:
+            words.append(f"{title_of(one, main)} {value['value']:.3f}")
+        # The longer titles are wider than a panel.
+        axis.set_title((", " if main == "srcc" else "\n").join(words), fontsize=10)
         axis.set_xlabel("score")
         axis.grid(alpha=0.3)
     for axis in axes[::columns]:
         axis.set_ylabel(dataset.opinion.upper())
+    if one["comparable"] != "set":
+        figure.suptitle(
+            f"opinions compare {PROTOCOLS[one['comparable']]}: the protocol does not"
+            " support\ncurves over all examples",
+            fontsize=9,
+        )
     if coloured:
         figure.legend(
             *axes[0].get_legend_handles_labels(),
@@ -119,7 +132,7 @@ def write_bars(
     axis.set_ylim(len(parts) - 0.5, -0.5)  # the first on top
     low = axis.get_xlim()[0]
     axis.set_xlim(0.5 if one["main"] == "two_afc" and low >= 0 else min(low, 0), 1)
-    axis.set_xlabel(TITLES[one["main"]])
+    axis.set_xlabel(title_of(one, one["main"]))
     axis.set_title(title, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9)

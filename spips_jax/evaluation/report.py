@@ -15,6 +15,7 @@ from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation.published import SOURCES, published
 from spips_jax.evaluation.results import EQUATIONS
 from spips_jax.files import replacing
+from spips_jax.kinds import PROTOCOLS
 
 TITLES = {
     "srcc": "SRCC",
@@ -24,6 +25,7 @@ TITLES = {
     "plcc_5": "PLCC, 5-parameter fit",
     "rmse": "RMSE",
     "outlier_ratio": "outlier ratio",
+    "srcc_within": "SRCC within a reference",
     "krcc_within": "KRCC within a distortion",
     "two_afc": "2AFC",
     "map": "JND mAP",
@@ -31,6 +33,12 @@ TITLES = {
 
 NONE = "n/a"
 """Stands for a missing number in a table; a note below says why."""
+
+WITHIN = ("srcc_within", "krcc_within")
+"""The statistics that compare no opinions of different references."""
+
+MARK = "†"
+"""Marks statistics over opinions that the set's protocol does not compare."""
 
 _BETTER = {True: "higher", False: "lower"}
 
@@ -99,9 +107,10 @@ def _set(
         if value and key != "name"
     ]
     lines = [f"## {title}", "", "; ".join([what, one["opinion"], *limits]) + ".", ""]
+    lines += _protocol(one)
     shown = [
         key
-        for key in TITLES
+        for key in sorted(TITLES, key=lambda key: key != one["main"])
         if any(values.get(key) is not None for values in one["models"].values())
     ]
     shown = shown or [one["main"]]
@@ -113,7 +122,14 @@ def _set(
     if "human" in one:
         ceiling = {one["main"]: one["human"]["value"]}
         rows.append(["a person", NONE] + [_number(ceiling.get(key)) for key in shown])
-    lines += _table(["metric", "better", *(TITLES[key] for key in shown)], rows)
+    titles = [title_of(one, key) for key in shown]
+    lines += _table(["metric", "better", *titles], rows)
+    if any(MARK in title for title in titles):
+        lines += [
+            f"{MARK} Over all examples, as the field reports it. The protocol does not"
+            f" support it: opinions compare {PROTOCOLS[one['comparable']]}.",
+            "",
+        ]
     notes = [*_errors(one), *one["notes"]]
     lines += [*(f"- {note}" for note in notes), *([""] if notes else [])]
     lines += _differences(one, confidence)
@@ -121,6 +137,30 @@ def _set(
         lines += _parts(one, column)
     lines += _published(one)
     return lines
+
+
+def title_of(one: Mapping[str, Any], key: str) -> str:
+    """The title of a statistic of a set, marked where the protocol does not support it.
+
+    Args:
+      one: what `results_of` says of the set.
+      key: a key of `TITLES`.
+    """
+    supported = one["comparable"] == "set" or key in WITHIN
+    return TITLES[key] + ("" if supported else MARK)
+
+
+def _protocol(one: Mapping[str, Any]) -> list[str]:
+    """Over what opinions compare, and how far those of references spread."""
+    if one["comparable"] == "set" and "spread_ratio" not in one:
+        return []  # choices and JND: each example is a comparison of its own
+    line = f"By the set's card, opinions compare {PROTOCOLS[one['comparable']]}."
+    if one.get("spread_ratio") is not None:
+        line += (
+            " The standard deviation of the references' mean opinions is"
+            f" {one['spread_ratio']:.3f} times that of all opinions."
+        )
+    return [line, ""]
 
 
 def _errors(one: Mapping[str, Any]) -> list[str]:
@@ -143,7 +183,7 @@ def _differences(one: Mapping[str, Any], confidence: str) -> list[str]:
         ]
         for d in one["differences"]
     ]
-    main = TITLES[one["main"]]
+    main = title_of(one, one["main"])
     return [
         f"Differences in {main}, both metrics on the same bootstrap samples; one is"
         f" ahead if the {confidence} interval excludes 0:",
@@ -168,16 +208,34 @@ def parts_of(one: Mapping[str, Any], column: str) -> dict[str, Any]:
 
 
 def _parts(one: Mapping[str, Any], column: str) -> list[str]:
-    """The main statistic on each distortion, level or split, and their mean."""
+    """The main statistic on each distortion, level or split, and their mean.
+
+    Where a part has none within references, the overall one follows.
+    """
     parts = parts_of(one, column)
     if not parts:
         return []
+    lines = _part_table(one, column, parts, key="value", statistic=one["main"])
+    values = [value for part in parts.values() for value in part.values()]
+    if any(value["value"] is None and "srcc" in value for value in values):
+        lines += _part_table(one, column, parts, key="srcc", statistic="srcc")
+    return lines
+
+
+def _part_table(
+    one: Mapping[str, Any],
+    column: str,
+    parts: Mapping[str, Any],
+    *,
+    key: str,
+    statistic: str,
+) -> list[str]:
     labels = list(parts)
     rows = []
     for part, value in parts[labels[0]].items():
         row = [part, f"{value['examples']:,}"]
-        rows.append(row + [_number(parts[label][part]["value"]) for label in labels])
-    means = [_mean(part["value"] for part in parts[label].values()) for label in labels]
+        rows.append(row + [_number(parts[label][part][key]) for label in labels])
+    means = [_mean(part[key] for part in parts[label].values()) for label in labels]
     rows.append([f"mean over the {len(rows)}", "", *map(_number, means)])
     if "human" in one:
         human = one["human"]["parts"][column]
@@ -185,9 +243,8 @@ def _parts(one: Mapping[str, Any], column: str) -> list[str]:
             row.append(_number(human[row[0]]))
         rows[-1].append(_number(_mean(human.values())))
         labels.append("a person")
-    main = TITLES[one["main"]]
     return [
-        f"{main} by {column}:",
+        f"{title_of(one, statistic)} by {column}:",
         "",
         *_table([column, "examples", *labels], rows),
     ]
@@ -206,7 +263,7 @@ def _published(one: Mapping[str, Any]) -> list[str]:
         [
             row["metric"],
             row["part"] or "all of it",
-            TITLES[row["statistic"]],
+            title_of(one, row["statistic"]),
             f"{row['value']:.4g}",
             f"[{row['source']}]",
         ]

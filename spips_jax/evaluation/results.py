@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,12 @@ import numpy as np
 from spips_jax import agreement
 from spips_jax.agreement import AgreementError, Interval
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.statistics import columns
+from spips_jax.evaluation.statistics import (
+    Statistic,
+    columns,
+    compared_rows,
+    statistics_of,
+)
 
 PARTS = ("distortion", "level", "split")
 """Columns whose values divide a set into parts."""
@@ -20,6 +25,11 @@ EQUATIONS = {
     5: "b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5",
 }
 """The logistic fits of `agreement.fit_logistic`."""
+
+NARROW, ENOUGH = 0.05, 8
+"""A ratio of spreads below the first, over references as many as the second, is that of
+scores per reference: of the sets whose scores compare, CSIQ, KADID-10k and LIVE have
+0.1 to 0.2, and TID2013, whose scores do not, 0.005."""
 
 
 def results_of(
@@ -42,13 +52,16 @@ def results_of(
       seed: of the bootstrap samples.
 
     Returns:
-      `examples`, `references`, `opinion`, `main`, the statistic that metrics are ranked
-      by; `models`, each metric's numbers, listed in `docs/evaluation.md`;
-      `differences` in the main statistic between every two metrics; `human` for
-      choices; `notes`, a line for each missing number, which is null.
+      `examples`, `references`, `opinion`; `comparable` and, where an image has an
+      opinion of its own, `spread_ratio` and `left_out`, which `docs/evaluation.md`
+      explains; `main`, the statistic that metrics are ranked by; `models`, each
+      metric's numbers, listed there, too; `differences` in the main statistic between
+      every two metrics; `human` for choices; `notes`, a line for each missing number,
+      which is null.
     """
-    main, ceiling = dataset.kind.main, dataset.kind.ceiling
-    notes: list[str] = []
+    statistics, ceiling = statistics_of(dataset), dataset.kind.ceiling
+    main, references = statistics[0], dataset.index["reference_id"]
+    protocol, notes = _protocol(dataset)
     draws: dict[str, tuple[float, np.ndarray]] = {}
     models: dict[str, Any] = {}
     for label, values in scores.items():
@@ -58,20 +71,25 @@ def results_of(
             continue
         found = columns(dataset, values, higher_is_better=higher_is_better[label])
         one: dict[str, Any] = {}
-        for name, statistic in dataset.kind.statistics:
+        for statistic in statistics:
+            name = statistic.name
             try:
-                value = statistic(*found)
+                value = statistic.value(found, references)
             except AgreementError as error:
-                notes.append(f"{label}: no {name}: {error}")
+                # Whether references can be ordered is the same for all metrics.
+                whose = "" if statistic.within else f"{label}: "
+                notes.append(f"{whose}no {name}: {error}")
                 one[name] = None
                 continue
             drawn = _draws(dataset, statistic, found, samples=samples, seed=seed)
             one[name] = _plain(value, drawn, confidence)
             if drawn is None and len(dataset.references) > 1:
                 notes.append(f"{label}: no interval of {name}: some samples lack it")
-            if name == main and drawn is not None:
+            if statistic == main and drawn is not None:
                 draws[label] = (value, drawn)
-        if dataset.kind.comparable == "group":
+            if statistic.within:
+                notes += _constant(label, statistic, found, references)
+        if dataset.comparable == "group":
             one["krcc_within"] = _within_groups(dataset, found)
         if dataset.kind.fitted:
             one |= _fitted(
@@ -92,11 +110,12 @@ def results_of(
         "references": len(dataset.references),
         "kind": dataset.kind.name,
         "opinion": dataset.opinion,
-        "main": main,
+        **protocol,
+        "main": main.name,
         **({"human": _human(dataset, ceiling)} if ceiling else {}),
         "models": models,
         "differences": _differences(draws, confidence),
-        "notes": notes,
+        "notes": list(dict.fromkeys(notes)),
     }
 
 
@@ -107,9 +126,62 @@ def _not_finite(dataset: Dataset, values: np.ndarray, bad: np.ndarray) -> str:
     )
 
 
+def _protocol(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+    """How a set's opinions compare, by its card and by their spread; notes on both."""
+    found: dict[str, Any] = {"comparable": dataset.comparable}
+    within = next((one for one in statistics_of(dataset) if one.within), None)
+    if within is None:
+        return found, []
+    notes = []
+    opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
+    references, count = dataset.index["reference_id"], len(dataset.references)
+    try:
+        ratio = agreement.spread_ratio(opinions, references=references)
+    except AgreementError:  # one reference, or one opinion: nothing spreads
+        ratio = None
+    narrow = ratio is not None and ratio < NARROW and count >= ENOUGH
+    if narrow and dataset.comparable == "set":
+        notes.append(
+            "these look like scores per reference, though the set's card says that they"
+            f" compare over the whole set: the {count} references' mean opinions spread"
+            f" {ratio:.3f} times as far as all opinions"
+        )
+    try:
+        left_out = within.of_references((opinions, opinions), references).left_out
+    except AgreementError:  # which each metric's statistic then says
+        left_out = dataset.references
+    if 0 < len(left_out) < count:
+        notes.append(
+            f"{within.name} is without {len(left_out)} of {count} references, which"
+            f" have fewer than three examples or equal opinions: {_names(left_out)}"
+        )
+    return found | {"spread_ratio": ratio, "left_out": list(left_out)}, notes
+
+
+def _constant(
+    label: str,
+    statistic: Statistic,
+    values: tuple[np.ndarray, ...],
+    references: np.ndarray,
+) -> list[str]:
+    """Notes the references of which a metric gives all images the same score."""
+    equal = statistic.of_references(values, references).constant
+    if not equal:
+        return []
+    return [
+        f"{label}: {statistic.name} counts {len(equal)} references as 0, whose scores"
+        f" are all equal: {_names(equal)}"
+    ]
+
+
+def _names(references: Sequence[str]) -> str:
+    more = ", ..." if len(references) > 8 else ""
+    return ", ".join(references[:8]) + more
+
+
 def _draws(
     dataset: Dataset,
-    statistic: Callable[..., float],
+    statistic: Statistic,
     values: tuple[np.ndarray, ...],
     *,
     samples: int,
@@ -120,12 +192,8 @@ def _draws(
     A sample can lack what the statistic needs, such as a positive of a JND.
     """
     try:
-        return agreement.bootstrap_draws(
-            statistic,
-            *values,
-            references=dataset.index["reference_id"],
-            samples=samples,
-            seed=seed,
+        return statistic.draws(
+            values, dataset.index["reference_id"], samples=samples, seed=seed
         )
     except AgreementError:
         return None
@@ -163,9 +231,8 @@ def _fitted(
             continue
         fitted = fit(scores)
         # The interval keeps the one curve fitted to all data.
-        drawn = _draws(
-            dataset, agreement.plcc, (fitted, opinions), samples=samples, seed=seed
-        )
+        plcc = Statistic(name, agreement.plcc)
+        drawn = _draws(dataset, plcc, (fitted, opinions), samples=samples, seed=seed)
         found[name] = _plain(agreement.plcc(fitted, opinions), drawn, confidence)
         found[f"fit_{parameters}"] = list(fit.parameters)
         if parameters == 4:
@@ -217,16 +284,24 @@ def _values_of(dataset: Dataset, column: str) -> list[Any]:
 def _by_part(
     dataset: Dataset, column: str, values: tuple[np.ndarray, ...]
 ) -> dict[str, dict[str, Any]]:
-    """The main statistic on the examples of each value of a column."""
-    _, statistic = dataset.kind.statistics[0]
-    found = {}
+    """The main statistic on the examples of each value of a column.
+
+    Where that is the mean within references, the first of the set's kind is there, too:
+    a part can have too few examples of each reference, and others report it.
+    """
+    main, *others = statistics_of(dataset)
+    overall = others[:1] if main.within else []
+    references = dataset.index["reference_id"]
+    found: dict[str, dict[str, Any]] = {}
     for part in _values_of(dataset, column):
         rows = dataset.index[column] == part
-        try:
-            value = statistic(*(x[rows] for x in values))
-        except AgreementError:  # one example, or no positive
-            value = None
-        found[str(part)] = {"examples": int(rows.sum()), "value": value}
+        chosen = tuple(x[rows] for x in values), references[rows]
+        one = found[str(part)] = {"examples": int(rows.sum())}
+        for name, statistic in [("value", main), *((one.name, one) for one in overall)]:
+            try:
+                one[name] = statistic.value(*chosen)
+            except AgreementError:  # one example, or no positive
+                one[name] = None
     return found
 
 
@@ -275,14 +350,17 @@ def disagreements(
     """Positions of the examples on which a metric and people disagree most.
 
     Pairs, ranks and JND: the largest distance between an example's place in the order
-    of the scores and its place in the order of opinions, both from 0 to 1. Choices: the
-    metric's relative preference times the majority of people against it.
+    of the scores and its place in the order of opinions, both from 0 to 1, among those
+    whose opinions compare. Choices: the metric's relative preference times the majority
+    of people against it.
 
     Args:
       dataset: the examples.
       values: as `statistics.columns` gives.
       count: how many to return, worst first.
     """
-    off = dataset.kind.disagreement(*values)
+    off = np.zeros(len(dataset))
+    for rows in compared_rows(dataset):
+        off[rows] = dataset.kind.disagreement(*(column[rows] for column in values))
     order = np.argsort(-off, kind="stable")
     return [int(position) for position in order[:count] if off[position] > 0]

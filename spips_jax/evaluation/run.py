@@ -23,12 +23,20 @@ from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.evaluation.scores import Candidate, packages, scores_of
-from spips_jax.evaluation.statistics import columns
+from spips_jax.evaluation.statistics import columns, compared_rows
+from spips_jax.kinds import PROTOCOLS
 from spips_jax.outputs import check_folder
 from spips_jax.weights import WeightsError
 
 _WORST = "worst"
 _SCORES = "scores"
+
+_AMONG = {
+    "set": "the set",
+    "reference": "its reference's versions",
+    "group": "its distortion's levels",
+}
+"""By over what opinions compare: what an example is compared with, in words."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,9 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
       The calibration; None in processes that do not write.
 
     Raises:
-      EvaluationError: not one model file and one set of such opinions, or scores that
-        cannot be fitted to the opinions. The model's file is then unchanged.
+      EvaluationError: not one model file and one set of such opinions; opinions that do
+        not compare over the whole set; scores that cannot be fitted to the opinions.
+        The model's file is then unchanged.
       DataError, WeightsError: a set or a model cannot be read.
       OSError: `output` or the model's file cannot be written.
     """
@@ -117,6 +126,12 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
         raise EvaluationError(
             f"{name}: its opinions are {dataset.opinion}: a calibration needs mean"
             " opinions or forced choices"
+        )
+    if dataset.comparable != "set":
+        raise EvaluationError(
+            f"{name}: its opinions compare {PROTOCOLS[dataset.comparable]}, and a"
+            " calibration needs opinions that compare over the whole set: use one such"
+            " as live, kadid10k or csiq"
         )
     scores, _ = _scored(config, folder, sets, candidates)
     if not parallel.is_writer():
@@ -307,7 +322,7 @@ def _write(
         stem = _file_name(name)
         if dataset.kind.fitted:
             drawn.append(folder / f"{stem}-scatter.png")
-            figures.write_scatter(drawn[-1], dataset, whole, one["models"])
+            figures.write_scatter(drawn[-1], dataset, whole, one)
         for column in results.PARTS:
             if column in one["models"][next(iter(whole))]["parts"]:
                 drawn.append(folder / f"{stem}-by-{column}.png")
@@ -335,6 +350,7 @@ def _write_worst(
     shutil.rmtree(folder, ignore_errors=True)
     higher_is_better = candidate.metric.higher_is_better
     found = columns(dataset, scores, higher_is_better=higher_is_better)
+    among = {row: rows for rows in compared_rows(dataset) for row in rows}
     drawn = []
     for rank, row in enumerate(
         results.disagreements(dataset, found, count=count), start=1
@@ -342,7 +358,13 @@ def _write_worst(
         example = dataset[row]
         values = ", ".join(f"{value:.4f}" for value in scores[row])
         opinion = f"{dataset.opinion} {example[dataset.opinion]:.3g}"
-        said = dataset.kind.verdict(found, row, higher_is_better)
+        rows = among[row]
+        said = dataset.kind.verdict(
+            tuple(column[rows] for column in found),
+            rows.index(row),
+            higher_is_better,
+            _AMONG[dataset.comparable],
+        )
         drawn.append(folder / f"{rank:02}-{_file_name(example['id'])}.png")
         figures.write_disagreement(
             drawn[-1],
