@@ -13,6 +13,7 @@ examples:
   spips data prepare synthetic
   spips data prepare tid2013 --manual_dir ~/Downloads
   spips data prepare pair_list --csv scores.csv --name mine
+  spips data prepare pair_list --csv elo.csv --name elo --comparable reference
   spips data prepare synthetic --photographs photos/ --name photos
   spips data prepare synthetic --photographs photos/ --name tiles --size 256 --tiles
   spips data show tid2013 --output tid2013.png
@@ -67,6 +68,12 @@ def add_to(commands: Any) -> None:
         help="pair_list: whether a higher score is better (mos) or worse (dmos)",
     )
     building.add_argument(
+        "--comparable",
+        choices=("set", "reference"),
+        help="pair_list: which scores compare: any two of the set, or only those of one"
+        " reference, as points of a tournament do (default: set)",
+    )
+    building.add_argument(
         "--photographs", metavar="DIR", help="synthetic: a folder of images"
     )
     building.add_argument(
@@ -115,14 +122,20 @@ def _list(args: argparse.Namespace) -> int:
     from spips_jax.agreement import OPINIONS
     from spips_jax.commands.tables import console
     from spips_jax.data.sets import BUILDERS, prepared
+    from spips_jax.kinds import PROTOCOLS
 
     there = prepared(args.data_dir)
-    table = Table("set", "examples", "references", "score", "prepared", "get it from")
+    table = Table(
+        "set", "examples", "references", "score", "scores compare", "prepared",
+        "get it from",
+    )  # fmt: skip
     for name, builder in BUILDERS.items():
         card = getattr(builder, "CARD", None)
         mine = [one for one in there if one.partition("/")[0] == name]
         if card is None:
-            table.add_row(name, "", "", "", ", ".join(mine) or "no", "your own files")
+            rows = [("", "", "", _compare(one, args.data_dir), one) for one in mine]
+            for row in rows or [("", "", "", "", "no")]:
+                table.add_row(name, *row, "your own files")
             continue
         examples = sum(count for count, _ in card.counts.values())
         references = sum(count for _, count in card.counts.values())
@@ -132,14 +145,27 @@ def _list(args: argparse.Namespace) -> int:
             f"{examples:,}" if examples else "",
             f"{references:,}" if examples else "",
             f"{card.opinion} {low:g} to {high:g}",
+            PROTOCOLS[card.comparable],
             "yes" if mine else "no",
             card.url,
         )
-    screen = console(width=160)
+    screen = console(width=200)
     screen.print(table)
     for name, opinion in OPINIONS.items():
         screen.print(f"{name}: {opinion.meaning}")
     return 0
+
+
+def _compare(name: str, data_dir: str | None) -> str:
+    """Over what the scores of a user's own prepared set compare, in words."""
+    from spips_jax.data import DataError
+    from spips_jax.data.sets import protocol
+    from spips_jax.kinds import PROTOCOLS
+
+    try:
+        return PROTOCOLS[protocol(name, data_dir=data_dir)]
+    except DataError:  # of an earlier version; to load it says what to do
+        return "unknown"
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -151,8 +177,9 @@ def _prepare(args: argparse.Namespace) -> int:
         if not (args.csv and args.name):
             raise UserError("a pair list needs --csv FILE and --name NAME")
         options = {"csv_file": args.csv, "config": args.name}
-        if args.direction:
-            options["direction"] = args.direction
+        for name in ("direction", "comparable"):
+            if value := getattr(args, name):
+                options[name] = value
     elif args.set == "synthetic":
         if args.photographs and not args.name:
             raise UserError("a set of your own photographs needs --name NAME")

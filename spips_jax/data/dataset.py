@@ -191,7 +191,7 @@ def open_folder(
         name=name,
         kind=kind,
         opinion=opinion,
-        comparable=_comparable(path, name),
+        comparable=read_protocol(path, name=name),
         index=index,
         fingerprint=_fingerprint(path),
         _source=source,
@@ -200,7 +200,16 @@ def open_folder(
     )
 
 
-def _comparable(path: Path, name: str) -> str:
+def read_protocol(path: Path, *, name: str) -> str:
+    """Over what a prepared set's opinions compare, one of `kinds.COMPARABLE`.
+
+    Args:
+      path: the set's folder.
+      name: the set's name.
+
+    Raises:
+      DataError: the folder does not say, as those of earlier versions.
+    """
     try:
         found = json.loads((path / PROTOCOL).read_text())["comparable"]
     except (OSError, ValueError, KeyError):

@@ -3,7 +3,10 @@
 The score's column is called `mos` (higher is better) or `dmos` (higher is worse); for
 one called `score`, the direction must be declared. Optional columns: `std`,
 `distortion`, `level`, `reference_id` (by default the reference's path without its file
-extension). Paths are relative to the CSV file's folder.
+extension). Others are ignored. Paths are relative to the CSV file's folder.
+
+No file says over what its scores compare: the whole set unless declared, so that
+scores of different references can be ordered.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import tensorflow_datasets as tfds
 from spips_jax import kinds
 from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, number, read_table
 
+_COMPARABLE = ("set", "reference")
+
 
 class PairList(IqaBuilder):
     """A user's own set, from a CSV file."""
@@ -29,6 +34,7 @@ class PairList(IqaBuilder):
         csv_file: str | os.PathLike[str],
         config: str,
         direction: str = "",
+        comparable: str = "set",
         **options: Any,
     ) -> None:
         """A builder of `pair_list/<config>`.
@@ -37,11 +43,19 @@ class PairList(IqaBuilder):
           csv_file: the list.
           config: the set's name.
           direction: "mos" or "dmos", needed only if the column is called score.
+          comparable: "set", or "reference" if two scores compare only where their
+            images have the same reference, as the points of a tournament do.
           **options: those of `IqaBuilder`.
 
         Raises:
-          DataError: no such file, no score column, several of them, no direction.
+          DataError: no such file, no score column, several of them, no direction;
+            `comparable` is neither.
         """
+        if comparable not in _COMPARABLE:
+            raise DataError(
+                f"comparable is {comparable!r}: it is set (any two scores compare) or"
+                " reference (only those of one reference do)"
+            )
         self._csv = Path(csv_file)
         self._column, opinion, extras = _columns_of(self._csv, direction)
         card = Card(
@@ -54,6 +68,7 @@ class PairList(IqaBuilder):
             url="",
             licence="the user's own",
             citation="",
+            within="" if comparable == "set" else comparable,
         )
         named = tfds.core.BuilderConfig(name=config, version=self.VERSION)
         super().__init__(config=named, card=card, **options)

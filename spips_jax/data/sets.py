@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from spips_jax.data.bapps import Bapps, BappsJnd
 from spips_jax.data.builder import DataError, IqaBuilder, Row, how_to_get
 from spips_jax.data.csiq import Csiq
-from spips_jax.data.dataset import Dataset, open_folder
+from spips_jax.data.dataset import Dataset, open_folder, read_protocol
 from spips_jax.data.kadid10k import Kadid10k
 from spips_jax.data.live import Live
 from spips_jax.data.pair_list import PairList
@@ -67,8 +67,8 @@ def prepare(
       partial: builds an incomplete set from the files that are there.
       overwrite: rebuilds the set; the old one stays until the new one is complete.
       progress: wraps the rows of a split while they are written, for a progress bar.
-      **options: those of the builder: `config`, `csv_file`, `direction` of `PairList`;
-        `config`, `photographs`, `size` and so on of `Synthetic`.
+      **options: those of the builder: `config`, `csv_file`, `direction`, `comparable`
+        of `PairList`; `config`, `photographs`, `size` and so on of `Synthetic`.
 
     Raises:
       DataError: unknown set, nothing found to build from, a bad image or score; the
@@ -166,6 +166,24 @@ def load(
     Raises:
       DataError: unknown set, a set that is not prepared, no such split.
     """
+    return open_folder(_prepared(name, data_dir), name=name, split=split)
+
+
+def protocol(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
+    """Over what a prepared set's opinions compare, one of `kinds.COMPARABLE`.
+
+    Args:
+      name: as of `load`.
+      data_dir: where prepared sets are kept; by default TFDS's own folder.
+
+    Raises:
+      DataError: a set that is not prepared, or was by a version that did not note it.
+    """
+    return read_protocol(_prepared(name, data_dir), name=name)
+
+
+def _prepared(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of a prepared set."""
     base, _, config = name.partition("/")
     builder_class = _builder_class(base)
     root = _root(data_dir)
@@ -175,7 +193,7 @@ def load(
         raise DataError(
             f"{name} is not prepared in {root}: run spips data prepare {base}"
         )
-    return open_folder(folder, name=name, split=split)
+    return folder
 
 
 def prepared(data_dir: str | os.PathLike[str] | None = None) -> list[str]:

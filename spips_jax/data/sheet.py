@@ -11,6 +11,7 @@ import numpy as np
 from spips_jax.agreement import OPINIONS
 from spips_jax.data.dataset import Dataset
 from spips_jax.files import replacing
+from spips_jax.kinds import PROTOCOLS
 from spips_jax.outputs import SOFTWARE
 
 
@@ -49,14 +50,15 @@ def write_sheet(
     figure = Figure(
         figsize=(
             columns * cell,
-            rows * (2.2 * height / width + 0.5) + 0.6,
+            rows * (2.2 * height / width + 0.5) + 0.8,
         ),
         dpi=100,
         layout="constrained",
     )
     figure.suptitle(
         f"{dataset.name}: {len(dataset)} examples, {len(dataset.references)} references"
-        f"\n{dataset.opinion}: {OPINIONS[dataset.opinion].meaning}",
+        f"\n{dataset.opinion}: {OPINIONS[dataset.opinion].meaning}"
+        f"\nscores compare {PROTOCOLS[dataset.comparable]}",
         fontsize=11,
     )
     grid = figure.subplots(rows, columns, squeeze=False)

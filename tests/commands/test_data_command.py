@@ -47,6 +47,40 @@ def test_list_names_every_set_and_what_is_prepared(
         assert name in output
     assert "synthetic/scenes" in output
     assert "higher is worse" in output
+    lines = {
+        line.split("│")[1].strip(): line for line in output.splitlines() if "│" in line
+    }
+    for name, words in (
+        ("live", "over the whole set"),
+        ("tid2013", "within one reference only"),
+        ("pipal", "within one reference only"),
+        ("synthetic", "within one distortion of one reference only"),
+    ):
+        assert words in lines[name]
+
+
+def test_list_shows_the_protocol_of_ones_own_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("r", "a", "b"):
+        Image.fromarray(np.zeros((33, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    table = tmp_path / "mine.csv"
+    table.write_text("reference,distorted,mos\nr.png,a.png,1\nr.png,b.png,2\n")
+    prepare = ["prepare", "pair_list", "--csv", str(table), "--data_dir", str(tmp_path)]
+    assert main([*prepare, "--name", "mine"]) == 0
+    assert main([*prepare, "--name", "elo", "--comparable", "reference"]) == 0
+    capsys.readouterr()
+    assert main(["list", "--data_dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (mine,) = [line for line in lines if "pair_list/mine" in line]
+    (elo,) = [line for line in lines if "pair_list/elo" in line]
+    assert "over the whole set" in mine
+    assert "within one reference only" in elo
+    # One that an earlier version made is listed; to open it says what to do.
+    (tmp_path / "pair_list" / "elo" / "1.0.0" / "protocol.json").unlink()
+    assert main(["list", "--data_dir", str(tmp_path)]) == 0
+    (elo,) = [x for x in capsys.readouterr().out.splitlines() if "pair_list/elo" in x]
+    assert "unknown" in elo
 
 
 def test_show_draws_the_examples(

@@ -8,6 +8,7 @@ import pytest
 
 from spips_jax.agreement import OPINIONS
 from spips_jax.data.sets import BUILDERS
+from spips_jax.kinds import PROTOCOLS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 
@@ -26,7 +27,7 @@ def test_the_table_follows_the_card(name: str) -> None:
         f"| [`{name}`]({card.url}) | {card.kind.name} |"
         f" {f'{examples:,}' if examples else '?'} |"
         f" {f'{references:,}' if examples else '?'} |"
-        f" `{card.opinion}` {low:g} to {high:g} |"
+        f" `{card.opinion}` {low:g} to {high:g} | {PROTOCOLS[card.comparable]} |"
         f" {', '.join(f'`{extra}`' for extra in card.extras)} | {card.licence} |"
     )
     text = DOCS.read_text(encoding="utf-8")

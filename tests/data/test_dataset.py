@@ -80,6 +80,23 @@ def test_load_errors(folder: Path, tmp_path: Path) -> None:
         data.open_folder(tmp_path, name="x")
 
 
+def test_a_set_keeps_over_what_its_opinions_compare(
+    dataset: data.Dataset, tmp_path: Path
+) -> None:
+    assert dataset.comparable == "group"
+    assert dataset.select([0, 3]).fold("1/2")[0].comparable == "group"
+    folder = data.prepare(
+        "synthetic", data_dir=tmp_path, scenes=1, size=32, kinds=["jpeg"]
+    )
+    for text in ("", "{}", '{"comparable": "all"}', None):
+        if text is None:
+            (folder / "protocol.json").unlink()
+        else:
+            (folder / "protocol.json").write_text(text)
+        with pytest.raises(DataError, match=r"protocol.json does not say .*overwrite"):
+            data.load("synthetic/scenes", data_dir=tmp_path)
+
+
 def test_an_index_out_of_step_is_noticed(tmp_path: Path) -> None:
     folder = data.prepare(
         "synthetic", data_dir=tmp_path, scenes=1, size=32, kinds=["jpeg"]

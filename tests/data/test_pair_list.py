@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def layout(tmp_path: Path) -> Path:
     return root
 
 
-def build(layout: Path, **options: str) -> data.Dataset:
+def build(layout: Path, **options: Any) -> data.Dataset:
     data.prepare(
         "pair_list",
         data_dir=layout.parent / "out",
@@ -133,6 +134,44 @@ def test_bad_files_are_named(
     with pytest.raises(DataError, match=message):
         build(layout)
     assert not (layout.parent / "out").exists()
+
+
+@pytest.mark.parametrize("comparable", ["set", "reference"])
+def test_over_what_scores_compare_is_declared(layout: Path, comparable: str) -> None:
+    assert build(layout, comparable=comparable).comparable == comparable
+
+
+def test_scores_compare_over_the_set_unless_declared(layout: Path) -> None:
+    assert build(layout).comparable == "set"
+
+
+@pytest.mark.parametrize("comparable", ["group", "", "references"])
+def test_other_protocols_are_refused(layout: Path, comparable: str) -> None:
+    message = f"comparable is '{comparable}': it is set .* or reference"
+    with pytest.raises(DataError, match=message) as error:
+        build(layout, comparable=comparable)
+    assert "\n" not in str(error.value)
+    assert not (layout.parent / "out").exists()
+
+
+def test_columns_of_other_names_are_used_when_renamed(layout: Path) -> None:
+    """As of LIVE rebuilt from the Kodak photographs: `type`, `kodak`, `provenance`."""
+    lines = (
+        "reference,distorted,dmos,type,kodak,provenance",
+        "r.png,d/one.png,12.5,jpeg,kodim05,exact",
+        "r.png,d/grey.png,40.25,wn,kodim05,equivalent",
+    )
+    text = "\n".join(lines)
+    (layout / "pairs.csv").write_text(text)
+    as_it_is = build(layout)
+    assert as_it_is.index["distortion"].tolist() == ["", ""]
+    assert as_it_is.references == ("r",)
+    text = text.replace("type,kodak", "distortion,reference_id")
+    (layout / "pairs.csv").write_text(text)
+    renamed = build(layout, overwrite=True)
+    assert renamed.index["distortion"].tolist() == ["jpeg", "wn"]
+    assert renamed.references == ("kodim05",)
+    assert renamed.index["dmos"].tolist() == [12.5, 40.25]
 
 
 def test_a_wrong_direction_is_refused(layout: Path) -> None:
