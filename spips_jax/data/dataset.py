@@ -114,16 +114,23 @@ class Dataset:
     def fold(self, fold: str) -> tuple[Dataset, Dataset]:
         """Returns (training, held-out) examples: "3/5" holds out the third of five.
 
-        Folds are by reference; `spips_jax.data.splits` states the rule.
+        Folds are by reference; `spips_jax.data.splits` states the rule, by which a
+        photograph that sets share is in the same fold of each.
 
         Raises:
-          DataError: a malformed fold, or fewer references than folds.
+          DataError: a malformed fold, fewer references than folds, or none in this one.
         """
         try:
             number, folds = parse_fold(fold)
-            assigned = assign_folds(self._references, folds)
+            assigned = assign_folds(self._references, folds, dataset=self.name)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
+        if number not in assigned.values():
+            there = [f"{one}/{folds}" for one in sorted(set(assigned.values()))]
+            raise DataError(
+                f"{self.name}: no reference is in fold {fold}: photographs of Kodak are"
+                f" in the same fold of every set; use {', '.join(there)}"
+            )
         held_out = np.array(
             [assigned[name] == number for name in self.index["reference_id"].tolist()],
             bool,
@@ -150,7 +157,7 @@ class Dataset:
 
         `splits.PHOTOGRAPHS` lists the photographs known to be shared.
         """
-        shared = shared_references(self.name, others) & self._references
+        shared = shared_references(self._references, others, dataset=self.name)
         return self.exclude_references(shared)
 
 

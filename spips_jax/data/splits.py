@@ -1,10 +1,17 @@
-"""Splits by reference image, and photographs that two sets share.
+"""Splits by reference image, and photographs that sets share.
 
 Pairs of one reference look alike to any network, so a split by pair measures
 memorisation. Folds here split the references, by a rule that `sha256sum` can reproduce:
 
-  the references of a set are sorted by the SHA-256 of `"{seed}/{reference_id}"` (UTF-8,
-  seed 2504), and the reference at position p belongs to fold `p mod k + 1`.
+  references are sorted by the SHA-256 of `"{seed}/{reference_id}"` (UTF-8, seed 2504),
+  and the one at position p belongs to fold `p mod k + 1`.
+
+Sets share the photographs of Kodak, and one that is held out must be held out of all of
+them. So a reference that is one of Kodak's, by `PHOTOGRAPHS` or by its own name
+(`kodim05`, in any folder), is sorted by that name, among all 24 photographs, whatever
+others its set has: its fold is the same in every set. The other references of a set are
+sorted among themselves. Each of both parts is spread evenly over the folds if a set has
+all 24.
 
 Tiles of a photograph, `"name#row-column"`, are separate references, but would leak
 between folds: the rule uses the photograph's name for them, so they share a fold.
@@ -23,6 +30,7 @@ FOLD_SEED = 2504
 
 _FOLD = re.compile(r"(\d+)/(\d+)")
 _TILE = re.compile(r"#\d+-\d+\Z")
+_FOLDERS = re.compile(r".*[/\\]")
 
 
 def parse_fold(text: str) -> tuple[int, int]:
@@ -51,27 +59,60 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def assign_folds(references: Iterable[str], folds: int) -> dict[str, int]:
-    """Returns the fold, 1 to `folds`, of every reference; sizes differ by at most one.
+def assign_folds(
+    references: Iterable[str], folds: int, *, dataset: str = ""
+) -> dict[str, int]:
+    """Returns the fold, 1 to `folds`, of every reference, by the rule of the module.
 
-    Tiles of a photograph are in the same fold and count as one reference.
+    Tiles of a photograph are in the same fold and count as one reference. Without
+    photographs of Kodak, or with all 24 and no others, sizes differ by at most one.
+
+    Args:
+      references: ids of all references of a set.
+      folds: how many.
+      dataset: the set's name, a key of `PHOTOGRAPHS` if it has photographs of Kodak
+        under other names.
 
     Raises:
       ValueError: fewer references than folds.
     """
-    photographs = {name: _TILE.sub("", name) for name in references}
-    unique = sorted(set(photographs.values()), key=_order)
+    photographs = {name: photograph_of(name, dataset=dataset) for name in references}
+    unique = set(photographs.values())
     if len(unique) < folds:
         raise ValueError(
             f"{folds} folds of {len(unique)} references: each fold needs at least one"
         )
-    fold = {name: position % folds + 1 for position, name in enumerate(unique)}
+    fold = {
+        name: position % folds + 1
+        for names in (KODAK, unique - KODAK)
+        for position, name in enumerate(sorted(names, key=_order))
+    }
     return {name: fold[photograph] for name, photograph in photographs.items()}
+
+
+def photograph_of(reference: str, *, dataset: str = "") -> str:
+    """Returns what photograph a reference was made from.
+
+    Args:
+      reference: its id.
+      dataset: the set's name.
+
+    Returns:
+      Kodak's name, such as "kodim05", of one of `KODAK`; otherwise the id, without the
+      place of a tile.
+    """
+    whole = _TILE.sub("", reference)
+    found = PHOTOGRAPHS.get(dataset, {}).get(whole, whole)
+    own = _FOLDERS.sub("", found)
+    return own if own in KODAK else found
 
 
 def _order(reference: str) -> str:
     return hashlib.sha256(f"{FOLD_SEED}/{reference}".encode()).hexdigest()
 
+
+KODAK = frozenset(f"kodim{number:02d}" for number in range(1, 25))
+"""The photographs of the Kodak Lossless True Color Image Suite, by their file names."""
 
 _TID = {f"I{number:02d}": f"kodim{number:02d}" for number in range(1, 25)}
 
@@ -111,13 +152,18 @@ list made by comparing the images.
 """
 
 
-def shared_references(name: str, others: Iterable[str]) -> frozenset[str]:
-    """Returns the references of set `name` whose photograph is in a set of `others`.
+def shared_references(
+    references: Iterable[str], others: Iterable[str], *, dataset: str = ""
+) -> frozenset[str]:
+    """Returns the references whose photograph is in a set of `others`.
 
-    Sets without a table in `PHOTOGRAPHS` share none that are known, except
-    references with Kodak's own names (`kodim05`), as in a set made from a folder of
-    these photographs.
+    Args:
+      references: ids of a set's references.
+      others: names of sets; those without a table in `PHOTOGRAPHS` share none that are
+        known.
+      dataset: the name of the references' own set.
     """
     taken = {photo for other in others for photo in PHOTOGRAPHS.get(other, {}).values()}
-    mine = PHOTOGRAPHS.get(name, {photo: photo for photo in _TID.values()})
-    return frozenset(reference for reference, photo in mine.items() if photo in taken)
+    return frozenset(
+        name for name in references if photograph_of(name, dataset=dataset) in taken
+    )

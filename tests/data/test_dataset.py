@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,36 @@ def test_excluding_references_moves_no_fold(dataset: data.Dataset) -> None:
     gone = test.references[0]
     _, without = dataset.exclude_references([gone]).fold("1/3")
     assert set(without.references) == set(test.references) - {gone}
+
+
+def test_folds_go_by_the_photograph(dataset: data.Dataset) -> None:
+    """Five of Kodak's photographs have the folds that they have among all 24."""
+    names = [f"kodim{number:02d}" for number in (1, 2, 3, 4, 6)]
+    kodak = replace(
+        dataset,
+        index={
+            **dataset.index,
+            "reference_id": np.array(
+                [names[int(name[-1])] for name in dataset.index["reference_id"]]
+            ),
+        },
+        _references=frozenset(names),
+    )
+    every = [f"kodim{number:02d}" for number in range(1, 25)]
+    order = sorted(
+        every, key=lambda name: hashlib.sha256(f"2504/{name}".encode()).hexdigest()
+    )
+    for fold in range(1, 5):
+        expected = set(order[fold - 1 :: 4]) & set(names)
+        if expected:
+            assert set(kodak.fold(f"{fold}/4")[1].references) == expected
+        else:
+            with pytest.raises(DataError, match=f"no reference is in fold {fold}/4"):
+                kodak.fold(f"{fold}/4")
+    empty = [fold for fold in range(1, 6) if not set(order[fold - 1 :: 5]) & set(names)]
+    assert empty == [5]
+    with pytest.raises(DataError, match=r"in fold 5/5: .* use 1/5, 2/5, 3/5, 4/5$"):
+        kodak.fold("5/5")
 
 
 def test_selections_keep_examples_and_tables_together(dataset: data.Dataset) -> None:
