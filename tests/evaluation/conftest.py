@@ -33,7 +33,10 @@ def _noisy(rng: np.random.Generator, image: np.ndarray, sigma: float) -> np.ndar
 
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared sets: pairs of two image sizes, ranks, forced choices, JND."""
+    """Prepared sets: pairs of two image sizes, ranks, forced choices, JND.
+
+    Pairs are there twice: of `points`, scores compare within one reference only.
+    """
     root = tmp_path_factory.mktemp("sets")
     rng = np.random.default_rng(0)
     pairs = root / "pairs"
@@ -53,7 +56,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.writer(file)
         writer.writerow(["reference", "distorted", "mos", "std", "distortion", "level"])
         writer.writerows(rows)
-    data.prepare("pair_list", data_dir=root, csv_file=pairs / "list.csv", config="tiny")
+    listed = {"data_dir": root, "csv_file": pairs / "list.csv"}
+    data.prepare("pair_list", config="tiny", **listed)
+    data.prepare("pair_list", config="points", comparable="reference", **listed)
     kinds = ["jpeg", "gaussian_blur"]
     data.prepare("synthetic", data_dir=root, scenes=3, size=40, kinds=kinds)
     for task, split, subsets in (
