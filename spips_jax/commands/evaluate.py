@@ -16,7 +16,7 @@ examples:
   spips evaluate --model spips-lite --model psnr --data tid2013 --output report
   spips evaluate --model model.safetensors --data bapps:val_cnn --output report
   spips evaluate --config tid2013 --output report
-  spips evaluate calibrate --model model.safetensors --data tid2013 --output report
+  spips evaluate calibrate --model model.safetensors --data kadid10k --output report
 
 The report is results.md, results.json and scores.csv in the output folder, with
 figures. The same command resumes an interrupted evaluation. `calibrate` puts into a

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from spips_jax.agreement import Logistic
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.report import parts_of, title_of
+from spips_jax.evaluation.report import part_statistics, parts_of, title_of
 from spips_jax.evaluation.scores import Candidate, declared
 from spips_jax.files import replacing
 from spips_jax.heatmaps import write_heat_maps
@@ -77,8 +77,8 @@ def write_scatter(
         axis.set_ylabel(dataset.opinion.upper())
     if one["comparable"] != "set":
         figure.suptitle(
-            f"opinions compare {PROTOCOLS[one['comparable']]}: the protocol does not"
-            " support\ncurves over all examples",
+            f"opinions compare {PROTOCOLS[one['comparable']]}:\nthe protocol does not"
+            " support curves over all examples",
             fontsize=9,
         )
     if coloured:
@@ -97,6 +97,8 @@ def write_bars(
 ) -> None:
     """Draws the main statistic on each distortion or level, one bar per metric.
 
+    As in the tables, the overall one where no part has one within references.
+
     Args:
       path: the PNG, written whole or not at all.
       one: what `results_of` says of a set, whose metrics have `parts`.
@@ -104,6 +106,7 @@ def write_bars(
       title: the figure's title, one line.
     """
     models = parts_of(one, column)
+    (key, statistic), *_ = part_statistics(one, column)
     parts = list(next(iter(models.values())))
     figure = Figure(
         figsize=(8.5, 0.9 + len(parts) * (0.14 + 0.11 * len(models))),
@@ -114,7 +117,7 @@ def write_bars(
     height = 0.8 / len(models)
     places = np.arange(len(parts))
     for number, (label, values) in enumerate(models.items()):
-        lengths = [values[part]["value"] for part in parts]
+        lengths = [values[part][key] for part in parts]
         axis.barh(
             places + (number - (len(models) - 1) / 2) * height,
             [np.nan if length is None else length for length in lengths],
@@ -132,7 +135,7 @@ def write_bars(
     axis.set_ylim(len(parts) - 0.5, -0.5)  # the first on top
     low = axis.get_xlim()[0]
     axis.set_xlim(0.5 if one["main"] == "two_afc" and low >= 0 else min(low, 0), 1)
-    axis.set_xlabel(title_of(one, one["main"]))
+    axis.set_xlabel(title_of(one, statistic))
     axis.set_title(title, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9)

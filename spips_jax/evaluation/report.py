@@ -207,19 +207,33 @@ def parts_of(one: Mapping[str, Any], column: str) -> dict[str, Any]:
     }
 
 
-def _parts(one: Mapping[str, Any], column: str) -> list[str]:
-    """The main statistic on each distortion, level or split, and their mean.
+def part_statistics(one: Mapping[str, Any], column: str) -> list[tuple[str, str]]:
+    """Which statistics of a set's parts are shown: their keys in a part, their names.
 
-    Where a part has none within references, the overall one follows.
+    The main one; where some part has none within references, the overall one, too, and
+    where no part has, that one alone.
+
+    Args:
+      one: what `results_of` says of the set, whose metrics have `parts`.
+      column: which parts.
     """
+    parts = [part for of in parts_of(one, column).values() for part in of.values()]
+    overall = [name for name in parts[0] if name not in ("examples", "value")]
+    missing = [part["value"] is None for part in parts]
+    found = [] if overall and all(missing) else [("value", one["main"])]
+    return found + [(name, name) for name in overall if any(missing)]
+
+
+def _parts(one: Mapping[str, Any], column: str) -> list[str]:
+    """The main statistic on each distortion, level or split, and their mean."""
     parts = parts_of(one, column)
     if not parts:
         return []
-    lines = _part_table(one, column, parts, key="value", statistic=one["main"])
-    values = [value for part in parts.values() for value in part.values()]
-    if any(value["value"] is None and "srcc" in value for value in values):
-        lines += _part_table(one, column, parts, key="srcc", statistic="srcc")
-    return lines
+    return [
+        line
+        for key, statistic in part_statistics(one, column)
+        for line in _part_table(one, column, parts, key=key, statistic=statistic)
+    ]
 
 
 def _part_table(
@@ -243,8 +257,11 @@ def _part_table(
             row.append(_number(human[row[0]]))
         rows[-1].append(_number(_mean(human.values())))
         labels.append("a person")
+    why = ""
+    if statistic != one["main"]:
+        why = f", for want of three versions of each reference in each {column}"
     return [
-        f"{title_of(one, statistic)} by {column}:",
+        f"{title_of(one, statistic)} by {column}{why}:",
         "",
         *_table([column, "examples", *labels], rows),
     ]

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 import spips_jax
 from spips_jax import evaluation
+from spips_jax.commands import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,6 +140,25 @@ def test_a_calibration_is_put_into_the_file(
             opinion="preference", dataset=name,
         )  # fmt: skip
     assert again.calibration == fitted
+
+
+def test_opinions_within_references_are_not_calibrated_to(
+    sets: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line before any scoring; the file of the model stays as it was."""
+    before = model.read_bytes()
+    words = ["--model", str(model), "--data", "pair_list/points"]
+    words += ["--output", str(tmp_path / "out"), f"--config.data_dir={sets}"]
+    assert main(["evaluate", "calibrate", *words]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == (
+        "error: pair_list/points: its opinions compare within one reference only, and a"
+        " calibration needs opinions that compare over the whole set: use one such as"
+        " live, kadid10k or csiq\n"
+    )
+    assert model.read_bytes() == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_calibrated(

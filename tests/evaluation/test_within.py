@@ -17,6 +17,7 @@ from PIL import Image
 
 from spips_jax import agreement, evaluation, kinds
 from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation.report import part_statistics
 from spips_jax.evaluation.results import disagreements, results_of
 from spips_jax.evaluation.statistics import agreements, compared_rows, main_of
 
@@ -242,6 +243,25 @@ def test_disagreements_are_among_what_compares(
     assert len(worst) == (5 if comparable == "set" else 0)
 
 
+def test_parts_show_what_they_have() -> None:
+    """Within references where there is one; overall, too, where some part has none."""
+    within, overall = ("value", "srcc_within"), ("srcc", "srcc")
+    for values, expected in (
+        ((0.5, 0.6), [within]),
+        ((0.5, None), [within, overall]),
+        ((None, None), [overall]),
+    ):
+        parts = {
+            str(number): {"examples": 9, "value": value, "srcc": 0.1}
+            for number, value in enumerate(values)
+        }
+        one = {"main": "srcc_within", "models": {"x": {"parts": {"level": parts}}}}
+        assert part_statistics(one, "level") == expected
+    parts = {"0": {"examples": 1, "value": None}}  # of a set that compares as a whole
+    one = {"main": "srcc", "models": {"x": {"parts": {"level": parts}}}}
+    assert part_statistics(one, "level") == [("value", "srcc")]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("points")
@@ -298,9 +318,9 @@ def test_what_the_protocol_does_not_support_is_marked(
     assert "Differences in SRCC within a reference, both metrics" in points
     assert "SRCC within a reference by distortion:" in points
     # Of a level there is one version of each reference: the overall one is shown.
-    assert "SRCC within a reference by level:" in points
-    assert "\nSRCC† by level:" in points
-    assert "SRCC† by distortion:" not in points
+    assert "SRCC within a reference by level" not in points
+    assert "\nSRCC† by level, for want of three versions of each" in points
+    assert "SRCC† by distortion" not in points
     tiny = section(folder, "pair_list/tiny")
     assert "†" not in tiny
     assert "| metric | better | SRCC | PLCC | KRCC |" in tiny
