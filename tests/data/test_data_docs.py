@@ -49,3 +49,11 @@ def test_cards_are_complete(name: str) -> None:
     assert card.licence
     assert card.opinion in OPINIONS
     assert card.scale[0] < card.scale[1]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_tournaments_compare_within_a_reference(name: str) -> None:
+    """By their papers: TID's Swiss tournaments, PIPAL's Elo, PieAPP's pairs."""
+    tournaments = ("tid2013", "tid2008", "pipal", "pieapp_scores")
+    expected = "reference" if name in tournaments else "set"
+    assert CARDS[name].comparable == expected
