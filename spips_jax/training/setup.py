@@ -131,6 +131,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
             crop=one.crop or None,
             flip=one.flip,
             grouped=one.grouped,
+            unit=one.unit,
         )
         objectives[label] = build_objective(label, dataset, one)
     if unknown:

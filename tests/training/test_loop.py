@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from PIL import Image
 import spips_jax
 from spips_jax import agreement, data, model_file, training
 from spips_jax.commands import main as spips
+from spips_jax.data.builder import PROTOCOL, DataError
 from spips_jax.training import config as config_lib
-from spips_jax.training import setup, state
+from spips_jax.training import loop, setup, state
 from spips_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("narrow_alexnet", "quick_compilation")
@@ -93,6 +95,65 @@ def test_a_run_leaves_a_model_that_loads_and_scores(
     assert spips(["score", *files, "--model", str(output), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     np.testing.assert_allclose(row["score"], scores[0], rtol=1e-5)
+
+
+@pytest.fixture
+def compares_within(tiny_data: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies the set, its opinions comparing over less or more than they do."""
+
+    def copied(comparable: str) -> Path:
+        root = shutil.copytree(tiny_data, tmp_path / comparable)
+        (protocol,) = root.rglob(PROTOCOL)
+        protocol.write_text(json.dumps({"comparable": comparable}))
+        return root
+
+    return copied
+
+
+@pytest.mark.parametrize("crop", [0, 32], ids=["pooled", "images"])
+def test_a_run_compares_within_references(
+    tiny_config: Make,
+    compares_within: Callable[[str], Path],
+    tmp_path: Path,
+    crop: int,
+) -> None:
+    config = tiny_config(
+        {
+            "data.data_dir": str(compares_within("reference")),
+            "data.train.scenes.grouped": True,
+            "data.train.scenes.unit": 4,
+            "data.train.scenes.crop": crop,
+        }
+    )
+    workdir = tmp_path / "run"
+    outcome = training.train(config, workdir)
+    assert outcome.step == 12
+    page = training.export(workdir, tmp_path / "m.safetensors").read_text()
+    assert "| training | synthetic/scenes | 40 | 4 | within a reference |" in page
+    stored = model_file.read_card(tmp_path / "m.safetensors")
+    assert stored["data"]["training"]["scenes"]["comparable"] == "reference"
+
+    config.data.train.scenes.unit = 16
+    with pytest.raises(DataError, match="has 10 examples, a group takes 16"):
+        training.train(config, tmp_path / "large")
+
+
+@pytest.mark.parametrize(("comparable", "best"), [("reference", 12), ("set", 6)])
+def test_the_best_checkpoint_is_that_of_what_compares(
+    tiny_config: Make,
+    compares_within: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    comparable: str,
+    best: int,
+) -> None:
+    """Over the set the first validation is better, within references the second."""
+    found = iter([{"srcc": 0.9, "srcc_within": 0.2}, {"srcc": 0.1, "srcc_within": 0.8}])
+    monkeypatch.setattr(loop, "agreements_of", lambda *_: next(found))
+    config = tiny_config({"data.data_dir": str(compares_within(comparable))})
+    training.train(config, tmp_path / "run")
+    training.export(tmp_path / "run", tmp_path / "m.safetensors")
+    assert model_file.read_card(tmp_path / "m.safetensors")["step"] == best
 
 
 def test_pooled_features_train_as_images_do(tiny_config: Make, tmp_path: Path) -> None:
