@@ -4,8 +4,7 @@ Only the split published with its scores is used. A score of PIPAL compares imag
 one photograph, and so do the losses. A batch is eight images each of eight photographs,
 with 224 pairs to compare; 64 random images would have a dozen.
 
-The recipe is else that of configs/tid2013.py, with more steps for more pairs. It was
-never run.
+The recipe is else that of configs/tid2013.py, with more steps for more pairs.
 
 Command, for the third of five folds:
 
