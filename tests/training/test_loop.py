@@ -148,8 +148,8 @@ def test_a_run_compares_within_references(
     workdir = tmp_path / "run"
     outcome = training.train(config, workdir)
     assert outcome.step == 12
-    # How much noise there is, is easy to see; which reference is meant, is not: over the
-    # set the loss remains at 1.
+    # How much noise there is, is easy to see, and which reference it is on is not: over
+    # the set the loss remains at 1.
     assert lines_of(workdir, "train")[-1]["list/plcc"] < 0.1
     page = training.export(workdir, tmp_path / "m.safetensors").read_text()
     assert "| training | pair_list/l | 40 | 4 | within a reference |" in page
