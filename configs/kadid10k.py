@@ -1,6 +1,7 @@
 """KADID-10k: 10,125 pairs of 81 photographs, a fifth of which are held out.
 
-Like configs/tid2013.py, with more steps, so that its more pairs are seen as often.
+Like configs/tid2013.py, with more steps, so that its more pairs are seen as often. Its
+scores compare over all photographs, and so do the losses.
 
 Command, for the third of five folds:
 

@@ -1,9 +1,10 @@
 """Several sets at once: scores, forced choices, and synthetic grades.
 
 Each batch comes from one set and uses that set's losses: KADID-10k and TID2013
-correlation, ranks and distance, BAPPS a ranker, the synthetic scenes ranks among the
-levels of one distortion. Validation references are held out; BAPPS is validated on its
-own splits, two of them with distortions that are not trained on.
+correlation, ranks and distance, TID2013's within each reference; BAPPS a ranker; the
+synthetic scenes ranks among the levels of one distortion. Validation references are
+held out; BAPPS is validated on its own splits, two of them with distortions that are
+not trained on.
 
 Command, with SET each of kadid10k, tid2013 and bapps:
 

@@ -1,9 +1,10 @@
 """PIPAL: restoration networks' outputs for 200 photographs, a fifth of these held out.
 
 Only the split published with its scores is used. A score of PIPAL compares images of
-one photograph; as is usual, this trains and evaluates across photographs.
+one photograph, and so do the losses. A batch is eight images each of eight photographs,
+with 224 pairs to compare; 64 random images would have a dozen.
 
-The recipe is that of configs/tid2013.py, with more steps for more pairs.
+The recipe is else that of configs/tid2013.py, with more steps for more pairs.
 
 Command, for the third of five folds:
 
@@ -25,7 +26,12 @@ def get_config() -> ConfigDict:
     config.name = "pipal"
     config.num_steps = 10_000
     config.data.train.pipal = training.source(
-        "pipal", {"plcc": 1.0, "rank": 1.0, "l1": 0.1}, split="train", part="training"
+        "pipal",
+        {"plcc": 1.0, "rank": 1.0, "l1": 0.1},
+        split="train",
+        part="training",
+        grouped=True,
+        unit=8,
     )
     config.data.validation.pipal = training.held(
         "pipal", split="train", part="held_out"

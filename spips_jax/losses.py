@@ -6,9 +6,13 @@ smaller is better. Scores are distances: larger is worse. Opinions must rise wit
 padded batch has them; where no row or pair is left the loss is 0. Gradients are finite
 for all finite input. Sums are taken in float32 at least.
 
-The losses but the first and the last couple the rows of a batch: on several devices,
-gather scores, opinions and mask (`jax.lax.all_gather`) before them, or the result
-depends on the number of devices.
+Where opinions compare only within groups of rows, as the versions of one photograph,
+`groups` says which rows these are: a loss then compares rows of one group only, and
+adding a constant to a group's scores or opinions does not change it.
+
+`plcc_loss`, `rank_loss` and, with groups, `l1_loss` couple the rows of a batch: on
+several devices, gather scores, opinions, groups and mask (`jax.lax.all_gather`) before
+them, or the result depends on the number of devices.
 """
 
 from __future__ import annotations
@@ -71,19 +75,26 @@ def plcc_loss(
     scores: Real[Array, " n"],
     opinions: Real[Array, " n"],
     *,
+    groups: Int[Array, " n"] | None = None,
     mask: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
     """1 - Pearson's correlation, in [0, 2].
 
-    Where scores or opinions are constant there is no correlation: the loss is 1, and
-    its gradient is 0.
+      1 - Σ x y / √(Σ x² Σ y²), x and y deviations from the mean of the group
+
+    With groups this is the pooled correlation within them, each row's deviation
+    counting the same. Where scores or opinions are constant in every group there is no
+    correlation: the loss is 1, and its gradient is 0.
 
     Args:
       scores: `(N,)`.
       opinions: `(N,)`, rising with the scores.
+      groups: `(N,)` integers; a row alone in its group counts for nothing. All rows are
+        one group by default.
       mask: `(N,)`, False for rows to leave out.
     """
-    x, y = _centred(_wide(scores), mask), _centred(_wide(opinions), mask)
+    mask = _accompanied(groups, mask)
+    x, y = (_centred(_wide(v), groups, mask) for v in (scores, opinions))
     xx, yy = jnp.sum(x * x), jnp.sum(y * y)
     # Differences that are rounding alone carry no correlation. The sizes are made safe
     # before the root, whose slope at 0 is infinite.
@@ -128,19 +139,28 @@ def l1_loss(
     scores: Real[Array, " n"],
     opinions: Real[Array, " n"],
     *,
+    groups: Int[Array, " n"] | None = None,
     mask: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
     """Mean absolute difference, in the units of the scores.
+
+      mean |s - o|; with groups, mean |(s - s̄) - (o - ō)|, s̄ and ō means of the group
 
     >>> float(l1_loss(jnp.array([0.5, 0.25]), jnp.array([0.25, 0.25])))
     0.125
 
     Args:
-      scores: `(N,)`.
-      opinions: `(N,)`, brought to the scores' scale.
+      scores: s `(N,)`.
+      opinions: o `(N,)`, brought to the scores' scale.
+      groups: `(N,)` integers; deviations from the group's means are compared, and a row
+        alone in its group is left out. By default values are compared as they are.
       mask: `(N,)`, False for rows to leave out.
     """
-    return _mean(jnp.abs(_wide(scores) - _wide(opinions)), mask)
+    differences = _wide(scores) - _wide(opinions)
+    if groups is not None:
+        mask = _accompanied(groups, mask)
+        differences = _centred(differences, groups, mask)
+    return _mean(jnp.abs(differences), mask)
 
 
 def _wide(values: jax.Array) -> jax.Array:
@@ -157,5 +177,28 @@ def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.sum(_kept(values, mask)) / jnp.maximum(count, 1)
 
 
-def _centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return _kept(values - _mean(values, mask), mask)
+def _accompanied(groups: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:
+    """The mask without rows that are alone in their group."""
+    if groups is None:
+        return mask
+    together = jnp.sum(_same(groups, mask), axis=1) > 1
+    return together if mask is None else together & mask
+
+
+def _centred(
+    values: jax.Array, groups: jax.Array | None, mask: jax.Array | None
+) -> jax.Array:
+    """Deviations from the mean of the row's group; 0 where masked."""
+    if groups is None:
+        return _kept(values - _mean(values, mask), mask)
+    same = _same(groups, mask)
+    # A sum, not a matrix product, which accelerators round to fewer digits.
+    totals = jnp.sum(jnp.where(same, values[None, :], 0), axis=1)
+    means = totals / jnp.maximum(jnp.sum(same, axis=1), 1)
+    return _kept(values - means, mask)
+
+
+def _same(groups: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`(N, N)`: whether j is a row of the group of i, and not masked."""
+    same = groups[:, None] == groups[None, :]
+    return same if mask is None else same & mask[None, :]

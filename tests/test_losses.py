@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from spips_jax import losses
@@ -48,6 +52,32 @@ def test_cross_entropy_is_its_definition_and_pytorchs() -> None:
     assert far == 0
 
 
+def deviations(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """From the mean of each row's group, for rows that are not alone in it."""
+    alone = [np.sum(groups == group) < 2 for group in groups]
+    means = [values[groups == group].mean() for group in groups]
+    return (values - means)[~np.array(alone)]
+
+
+def plcc_reference(scores, opinions, groups) -> float:
+    x, y = deviations(scores, groups), deviations(opinions, groups)
+    return float(1 - np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y)))
+
+
+def l1_reference(scores, opinions, groups) -> float:
+    x, y = deviations(scores, groups), deviations(opinions, groups)
+    return float(np.mean(np.abs(x - y)))
+
+
+GROUPED = {
+    "plcc": (losses.plcc_loss, plcc_reference),
+    "rank": (losses.rank_loss, lambda s, o, g: rank_reference(s, o, g, 1.0)),
+    "l1": (losses.l1_loss, l1_reference),
+}
+GROUPS = np.array([7, 7, 7, 2, 2, 2, 2, 9, 9, 9, 9, 5])
+"""Of the rows of `batch`; the last is alone."""
+
+
 def test_plcc_loss_is_scipys() -> None:
     scores, opinions, _ = batch()
     expected = 1 - scipy.stats.pearsonr(scores, opinions).statistic
@@ -79,11 +109,79 @@ def test_l1_is_its_definition() -> None:
     assert value == pytest.approx(np.abs(scores - opinions).mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", GROUPED)
+def test_groups_are_compared_within(name: str) -> None:
+    """On scores and opinions that differ more between groups than within them."""
+    loss, reference = GROUPED[name]
+    scores, opinions, _ = batch()
+    scores, opinions = scores + GROUPS, opinions - 2 * GROUPS
+    expected = reference(scores, opinions, GROUPS)
+    grouped = {"groups": jnp.array(GROUPS)}
+    value = loss(jnp.array(scores), jnp.array(opinions), **grouped)
+    # Float32, of differences of numbers up to 20.
+    assert value == pytest.approx(expected, abs=1e-5)
+    assert abs(value - loss(jnp.array(scores), jnp.array(opinions))) > 0.1
+    # The row that is alone, and rows in any order.
+    other = loss(jnp.array(scores).at[-1].set(1e9), jnp.array(opinions), **grouped)
+    assert other == pytest.approx(float(value), abs=1e-6)
+    order = np.random.default_rng(1).permutation(N)
+    arrays = (jnp.array(v[order]) for v in (scores, opinions))
+    value = loss(*arrays, groups=jnp.array(GROUPS[order]))
+    assert value == pytest.approx(expected, abs=1e-5)
+    # Without rows that a mask leaves out: those of 2 are two then, that of 5 is alone.
+    mask = np.array([True] * 5 + [False] * 2 + [True] * 5)
+    hidden = jnp.array(np.where(mask, scores, np.nan))
+    value = loss(hidden, jnp.array(opinions), mask=jnp.array(mask), **grouped)
+    expected = reference(scores[mask], opinions[mask], GROUPS[mask])
+    assert value == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plcc", "l1"])
+def test_one_group_is_the_whole_batch(name: str) -> None:
+    """Of centred values, for L1, which then compares deviations."""
+    scores, opinions, _ = batch()
+    scores, opinions = scores - scores.mean(), opinions - opinions.mean()
+    loss, _ = GROUPED[name]
+    whole, grouped = (
+        loss(jnp.array(scores), jnp.array(opinions), groups=groups)
+        for groups in (None, jnp.zeros(N, int))
+    )
+    assert grouped == pytest.approx(float(whole), abs=1e-6)  # float32
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    groups=st.lists(st.integers(0, 3), min_size=N, max_size=N),
+    shifts=st.tuples(*[st.floats(-8, 8, width=32)] * 8),
+)
+def test_a_shift_of_a_group_changes_nothing(seed, groups, shifts) -> None:
+    """What a photograph adds to all its scores or opinions is not compared."""
+    scores, opinions, _ = batch(seed)
+    codes = np.array(groups)
+    per_row = np.array(shifts).reshape(2, 4)[:, codes]
+    for name, (loss, _) in GROUPED.items():
+        before, after = (
+            loss(jnp.array(s), jnp.array(o), groups=jnp.array(codes))
+            for s, o in (
+                (scores, opinions),
+                (scores + per_row[0], opinions + per_row[1]),
+            )
+        )
+        # Shifted float32 numbers keep about six digits.
+        assert after == pytest.approx(float(before), abs=1e-3), name
+
+
+def within(loss, scores, opinions, **options):
+    """The loss with the first of `GROUPS`."""
+    return loss(scores, opinions, groups=jnp.array(GROUPS[: len(scores)]), **options)
+
+
 LOSSES = {
     "choice": lambda s, o, **k: losses.choice_cross_entropy(s, jax.nn.sigmoid(o), **k),
     "plcc": losses.plcc_loss,
     "rank": losses.rank_loss,
     "l1": losses.l1_loss,
+    **{f"{name} within": partial(within, loss) for name, (loss, _) in GROUPED.items()},
 }
 
 
@@ -142,14 +240,24 @@ def test_odd_batches_have_finite_losses_and_gradients(name, dtype, make) -> None
         assert np.all(np.isfinite(np.asarray(gradient, np.float32)))
 
 
-def test_a_constant_has_a_plcc_loss_of_one() -> None:
-    opinions = jnp.array(batch()[1])
-    for constant in (0.0, 0.1, 1e6):
-        value, gradient = jax.value_and_grad(losses.plcc_loss)(
-            jnp.full(N, constant), opinions
-        )
-        assert value == 1
-        np.testing.assert_array_equal(gradient, 0)
+@pytest.mark.parametrize(
+    ("groups", "scores"),
+    [
+        *((None, np.full(N, constant)) for constant in (0.0, 0.1, 1e6)),
+        (GROUPS, np.full(N, 0.1)),
+        (GROUPS, GROUPS / 10),
+        (np.arange(N), batch()[0]),
+    ],
+    ids=["0", "0.1", "1e6", "all", "in each group", "all alone"],
+)
+def test_a_constant_has_a_plcc_loss_of_one(groups, scores) -> None:
+    value, gradient = jax.value_and_grad(losses.plcc_loss)(
+        jnp.array(scores),
+        jnp.array(batch()[1]),
+        groups=None if groups is None else jnp.array(groups),
+    )
+    assert value == 1
+    np.testing.assert_array_equal(gradient, 0)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -158,21 +266,23 @@ def test_nothing_left_is_a_loss_of_zero(name: str) -> None:
     value = LOSSES[name](
         jnp.array(scores), jnp.array(opinions), mask=jnp.zeros(N, bool)
     )
-    assert value == (1 if name == "plcc" else 0)
+    assert value == (1 if "plcc" in name else 0)
 
 
 def test_gathered_batches_do_not_depend_on_the_devices() -> None:
     """The way the module says: on 2 devices what it is on one."""
     scores, opinions, _ = batch()
 
-    def gathered(loss, scores, opinions):
-        both = [jax.lax.all_gather(v, "d", tiled=True) for v in (scores, opinions)]
-        return loss(*both)
+    def gathered(loss, *columns):
+        s, o, g = (jax.lax.all_gather(v, "d", tiled=True) for v in columns)
+        return jnp.stack([loss(s, o), loss(s, o, groups=g)])
 
-    for loss in (losses.plcc_loss, losses.rank_loss):
-        parts = [jnp.array(v).reshape(2, -1) for v in (scores, opinions)]
-        mapped = jax.pmap(lambda s, o, f=loss: gathered(f, s, o), axis_name="d")(*parts)
-        expected = loss(jnp.array(scores), jnp.array(opinions))
+    for loss, _ in GROUPED.values():
+        columns = [jnp.array(v) for v in (scores, opinions, GROUPS)]
+        parts = [v.reshape(2, -1) for v in columns]
+        mapped = jax.pmap(partial(gathered, loss), axis_name="d")(*parts)
+        s, o, g = columns
+        expected = [loss(s, o), loss(s, o, groups=g)]
         np.testing.assert_allclose(mapped, [expected] * 2, rtol=1e-6)
 
 

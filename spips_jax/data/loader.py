@@ -13,6 +13,9 @@ A batch is a dict of NumPy arrays: the images uint8 `(B, H, W, 3)`, the columns 
 set's index `(B,)`, and `dataset`, the set's name. Every process gets `batch_size`
 divided by the number of processes. A set of pooled pairs, which has numbers in place of
 images, is batched in the same way, without crops and flips.
+
+Training batches of a set whose opinions do not all compare also have `group`, int32
+`(B,)`: examples that share it can be compared.
 """
 
 from __future__ import annotations
@@ -28,7 +31,16 @@ from absl import flags
 
 from spips_jax.data.builder import DataError
 from spips_jax.data.dataset import Dataset
-from spips_jax.data.units import Augment, Batch, Join, Planned, Units
+from spips_jax.data.units import (
+    Augment,
+    Batch,
+    Dealt,
+    Fixed,
+    Join,
+    Planned,
+    Read,
+    Units,
+)
 from spips_jax.images import MIN_SIZE
 
 
@@ -42,9 +54,11 @@ class Source:
       crop: side of a square crop in pixels, the same for all images of an example;
         None leaves images whole, which then must have one size.
       flip: whether examples are mirrored left to right at random.
-      grouped: whether a batch holds whole groups, all levels of one distortion of one
-        reference, under one crop and flip, as a rank loss compares them. `group` in
-        the batch has their number.
+      grouped: whether a batch is made of groups of examples to compare, each under one
+        crop and flip: all levels of one distortion of one reference or, if the set's
+        opinions compare within a reference, some examples of one reference, drawn anew
+        in each epoch.
+      unit: how many examples of a reference are such a group, 2 or more.
     """
 
     dataset: Dataset
@@ -52,6 +66,7 @@ class Source:
     crop: int | None = None
     flip: bool = True
     grouped: bool = False
+    unit: int = 8
 
 
 class Batches(Iterator[Batch]):
@@ -153,7 +168,8 @@ def train_batches(
     """Returns an endless stream of training batches, each from a single set.
 
     Args:
-      sources: the sets with their weights; each epoch is shuffled differently.
+      sources: the sets with their weights; each epoch is shuffled differently. An epoch
+        holds every example once, except those that fill no group of a reference.
       batch_size: examples in a batch over all JAX processes.
       seed: fixes the whole stream.
       num_workers: processes that read ahead, besides this one; 0 uses threads alone.
@@ -166,7 +182,7 @@ def train_batches(
     Raises:
       DataError: no set or an empty one, a batch not divisible among the processes,
         images too small for the crop, or of several sizes without a crop, groups of
-        several sizes.
+        several sizes, references with too few examples for a group.
     """
     index, count = _process(process_index, process_count)
     local = _local_batch(batch_size, count)
@@ -175,27 +191,28 @@ def train_batches(
     streams = []
     for number, source in enumerate(sources):
         _check_source(source)
-        units = _units(source)
-        unit = len(units[0])
-        if local % unit:
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        units = _units(source, own_seed)
+        if local % units.size:
             raise DataError(
                 f"{source.dataset.name}: a process's batch of {local} does not hold"
-                f" whole groups of {unit}; make the batch a multiple of"
-                f" {unit * count}"
+                f" whole groups of {units.size}; make the batch a multiple of"
+                f" {units.size * count}"
             )
         stream = (
-            grain.MapDataset.source(Units(source.dataset, units, source.grouped))
-            .seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            grain.MapDataset.range(len(units))
+            .seed(own_seed)
             .shuffle()
             .repeat()
-            # Before the stream is divided among processes: an example's crop and flip
-            # depend on its place in the whole stream.
+            # Before the stream is divided among processes: an example's epoch, crop and
+            # flip depend on its place in the whole stream.
+            .map_with_index(Read(source.dataset, units, _groups(source.dataset)))
             .random_map(Augment(source.crop, source.flip))
         )
         streams.append(
             stream[index::count]
-            .batch(local // unit, drop_remainder=True)
-            .map(Join(source.dataset.name, grouped=source.grouped))
+            .batch(local // units.size, drop_remainder=True)
+            .map(Join(source.dataset.name))
         )
     mixed = (
         streams[0]
@@ -210,10 +227,12 @@ def train_batches(
                 "name": source.dataset.name,
                 "examples": len(source.dataset),
                 "digest": source.dataset.digest,
+                "comparable": source.dataset.comparable,
                 "weight": source.weight,
                 "crop": source.crop,
                 "flip": source.flip,
                 "grouped": source.grouped,
+                "unit": source.unit,
             }
             for source in sources
         ],
@@ -349,12 +368,18 @@ def _check_source(source: Source) -> None:
         )
 
 
-def _units(source: Source) -> np.ndarray:
-    """Positions `(U, G)` of the units to shuffle: single examples or whole groups."""
+_SHARED = {"reference": ("reference_id",), "group": ("reference_id", "distortion")}
+"""What examples have in common whose opinions compare, where not all do."""
+
+
+def _units(source: Source, seed: int) -> Units:
+    """The units to shuffle: single examples or groups."""
     dataset = source.dataset
     if not source.grouped:
-        return np.arange(len(dataset))[:, None]
-    groups = dataset.positions_by("reference_id", "distortion")
+        return Fixed(np.arange(len(dataset))[:, None])
+    if dataset.comparable == "reference":
+        return _dealt(source, seed)
+    groups = dataset.positions_by(*_SHARED["group"])
     sizes = sorted({len(group) for group in groups.values()})
     if sizes[0] != sizes[-1] or sizes[0] < 2:
         raise DataError(
@@ -362,4 +387,35 @@ def _units(source: Source) -> np.ndarray:
             f" {sizes[0]} to {sizes[-1]} examples: all must have the same number, at"
             " least two"
         )
-    return np.array(list(groups.values()))
+    return Fixed(np.array(list(groups.values())))
+
+
+def _dealt(source: Source, seed: int) -> Dealt:
+    dataset = source.dataset
+    if source.unit < 2:
+        raise DataError(
+            f"{dataset.name}: groups of {source.unit}: there is nothing to compare in"
+            " less than 2 examples"
+        )
+    references = dataset.positions_by(*_SHARED["reference"])
+    (least, *_), rows = min(references.items(), key=lambda item: len(item[1]))
+    if len(rows) < source.unit:
+        raise DataError(
+            f"{dataset.name}: reference {least} has {len(rows)} examples, a group takes"
+            f" {source.unit}: make unit {len(rows)} or less, or exclude the reference"
+        )
+    return Dealt(tuple(references.values()), source.unit, seed)
+
+
+def _groups(dataset: Dataset) -> np.ndarray | None:
+    """A code `(N,)` for each example, the same where opinions compare; None if all do.
+
+    Codes count the sorted groups from 0.
+    """
+    if dataset.comparable not in _SHARED:
+        return None
+    codes = np.zeros(len(dataset), np.int32)
+    groups = dataset.positions_by(*_SHARED[dataset.comparable])
+    for code, group in enumerate(sorted(groups)):
+        codes[groups[group]] = code
+    return codes

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -17,21 +18,88 @@ from spips_jax.data.dataset import Dataset
 Batch = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Units:
-    """Random access to units: dicts whose images are `(G, H, W, 3)`."""
+class Units(Protocol):
+    """Which examples make a unit.
 
-    dataset: Dataset
-    units: np.ndarray
-    grouped: bool
+    Attributes:
+      size: examples in a unit.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def positions(self, number: int, epoch: int) -> np.ndarray:
+        """Positions `(size,)` in the set of a unit's examples, in an epoch."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Units of the same examples in every epoch, by position, `(U, size)`."""
+
+    table: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return self.table.shape[1]
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.table)
 
-    def __getitem__(self, number: int) -> Batch:
-        unit = stack([self.dataset[int(position)] for position in self.units[number]])
-        if self.grouped:
-            unit["group"] = np.full(len(unit["id"]), number, np.int32)
+    def positions(self, number: int, epoch: int) -> np.ndarray:
+        return self.table[number]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Units of examples of one reference, dealt anew in every epoch.
+
+    A reference has as many units as are full; which of its examples are in none is
+    drawn anew too.
+
+    Attributes:
+      references: the positions of each reference's examples.
+      size: examples in a unit.
+      seed: fixes all epochs.
+    """
+
+    references: Sequence[Sequence[int]]
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(rows) // self.size for rows in self.references])
+
+    def positions(self, number: int, epoch: int) -> np.ndarray:
+        reference = int(np.searchsorted(self._ends, number, side="right"))
+        rows = self.references[reference]
+        rng = np.random.default_rng([self.seed, epoch, reference])
+        last = (int(self._ends[reference]) - number) * self.size
+        return rng.permutation(rows)[last - self.size : last]
+
+
+@dataclass(frozen=True)
+class Read(grain.transforms.MapWithIndex):
+    """From a unit's number and its place in the endless stream to its examples.
+
+    They are a dict whose images are `(size, H, W, 3)`, with `group`, from `groups`
+    `(N,)`, where opinions do not compare over the whole set.
+    """
+
+    dataset: Dataset
+    units: Units
+    groups: np.ndarray | None
+
+    def map_with_index(self, index: int, element: int) -> Batch:
+        positions = self.units.positions(element, index // len(self.units))
+        unit = stack([self.dataset[position] for position in positions.tolist()])
+        if self.groups is not None:
+            unit["group"] = self.groups[positions]
         return unit
 
 
@@ -75,7 +143,6 @@ class Join(grain.transforms.Map):
     """Reshapes stacked units `(B / G, G, ...)` to a batch `(B, ...)`; adds the set."""
 
     dataset: str
-    grouped: bool
 
     def map(self, element: Batch) -> Batch:
         batch = {

@@ -101,8 +101,9 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
         teacher, features, differences; ranker, choice for forced choices.
       **options: `split`, "" for all; `part`, "all" or "training": all references or
         those that `config.data.fold` does not hold out; `weight`, how often a batch is
-        drawn from it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`;
-        `scale`, the difference in distance that counts as clear.
+        drawn from it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`
+        and `unit`, as `data.Source` has them; `scale`, the difference in distance that
+        counts as clear.
     """
     return ConfigDict(
         {
@@ -113,6 +114,7 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
             "crop": 0,
             "flip": False,
             "grouped": False,
+            "unit": 8,
             "scale": 0.05,
             "losses": dict(losses),
             **options,

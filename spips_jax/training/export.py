@@ -90,6 +90,13 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     return path
 
 
+_WITHIN = {
+    "set": "the set",
+    "reference": "a reference",
+    "group": "a distortion of a reference",
+}
+
+
 def _markdown(file: str, card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     backbone = (
@@ -108,8 +115,8 @@ def _markdown(file: str, card: Mapping[str, Any]) -> str:
         f"- SHA-256 of the backbone's parameters: `{card['backbone_sha256']}`",
         f"- trained parameters: `{card['config']['model']['trainable']}`",
         "",
-        "| data | set | examples | references | losses |",
-        "|---|---|---|---|---|",
+        "| data | set | examples | references | opinions compare | losses |",
+        "|---|---|---|---|---|---|",
     ]
     for use in ("training", "validation"):
         for one in card["data"][use].values():
@@ -118,7 +125,8 @@ def _markdown(file: str, card: Mapping[str, Any]) -> str:
             )
             lines.append(
                 f"| {use} | {one['set']} | {one['examples']} | {one['references']} |"
-                f" {losses} |"
+                # Earlier runs compared all opinions of a set, and did not say so.
+                f" within {_WITHIN[one.get('comparable', 'set')]} | {losses} |"
             )
     lines += ["", "Agreement on the validation data, at the exported step:", ""]
     for label, values in card["agreements"].items():

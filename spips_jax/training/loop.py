@@ -249,6 +249,15 @@ def _arrays(batch: Batch, *columns: str) -> dict[str, np.ndarray]:
     }
 
 
+def _selects(dataset: data.Dataset, found: Mapping[str, float]) -> str:
+    """The name of the statistic that selects the best checkpoint on a set."""
+    # Over all of a set whose opinions compare within a reference, a statistic also
+    # measures how references differ, of which the opinions say nothing.
+    if dataset.comparable == "reference" and "srcc_within" in found:
+        return "srcc_within"
+    return dataset.kind.main
+
+
 @dataclass(kw_only=True)
 class _Run:
     """A run, after its set-up."""
@@ -391,7 +400,7 @@ class _Run:
         return float(
             np.mean(
                 [
-                    agreements[label][dataset.kind.main]
+                    agreements[label][_selects(dataset, agreements[label])]
                     for label, dataset in self.sets.validation.items()
                 ]
             )

@@ -30,6 +30,8 @@ class Objective:
     Attributes:
       kind: the set's kind, a record of `spips_jax.kinds`.
       opinion: the name of its human score, which determines the score's direction.
+      comparable: over what two opinions can be compared, one of `kinds.COMPARABLE`. All
+        losses of opinions compare examples of one set, reference or group only.
       weights: the weight of each loss, by its name in `LOSSES`.
       scale: the difference in distance that counts as clear, for "rank" and "choice".
       opinions: the (best, worst) opinion, which "l1" maps to the distances 0 and 1.
@@ -37,6 +39,7 @@ class Objective:
 
     kind: Kind
     opinion: str
+    comparable: str = "set"
     weights: tuple[tuple[str, float], ...]
     scale: float = 0.05
     opinions: tuple[float, float] = (0.0, 1.0)
@@ -49,7 +52,8 @@ class Seen:
     Attributes:
       distances: `(B, n)`, of the pairs that the kind compares.
       opinions: `(B,)`.
-      groups: `(B,)` integers, for sets that rank only within a group; None for others.
+      groups: `(B,)` integers, the same for examples whose opinions can be compared;
+        None for sets in which all can.
       ranker: parameters of `losses.Ranker`, where an objective needs them.
       errors: distillation errors `{"<loss>/<tap>": (B,)}`, where an objective needs
         them.
@@ -85,22 +89,43 @@ def _rising(seen: Seen, objective: Objective) -> jax.Array:
     return -seen.opinions if falls else seen.opinions
 
 
+def _groups(seen: Seen, objective: Objective) -> jax.Array | None:
+    """The groups of `spips_jax.losses`; raises if the batch lacks them."""
+    if objective.comparable == "set":
+        return None
+    if seen.groups is None:
+        raise ValueError(
+            f"opinions compare only within a {objective.comparable}, and the batch has"
+            " no column group that tells which examples share one: take batches from"
+            " data.train_batches, or add it"
+        )
+    return seen.groups
+
+
 def _plcc(seen: Seen, objective: Objective) -> jax.Array:
-    return losses.plcc_loss(seen.distances[:, 0], _rising(seen, objective))
+    return losses.plcc_loss(
+        seen.distances[:, 0],
+        _rising(seen, objective),
+        groups=_groups(seen, objective),
+    )
 
 
 def _rank(seen: Seen, objective: Objective) -> jax.Array:
     return losses.rank_loss(
         seen.distances[:, 0],
         _rising(seen, objective),
-        groups=seen.groups,
+        groups=_groups(seen, objective),
         scale=objective.scale,
     )
 
 
 def _l1(seen: Seen, objective: Objective) -> jax.Array:
     best, worst = objective.opinions
-    return losses.l1_loss(seen.distances[:, 0], (seen.opinions - best) / (worst - best))
+    return losses.l1_loss(
+        seen.distances[:, 0],
+        (seen.opinions - best) / (worst - best),
+        groups=_groups(seen, objective),
+    )
 
 
 def _ranker(seen: Seen, objective: Objective) -> jax.Array:

@@ -45,11 +45,12 @@ class Sets:
     validation: dict[str, data.Dataset]
 
     def card(self) -> dict[str, Any]:
-        """The number of examples and references of each set, for JSON."""
+        """What each set holds and over what its opinions compare, for JSON."""
 
         def described(dataset: data.Dataset) -> dict[str, Any]:
             return {
                 "set": dataset.name,
+                "comparable": dataset.comparable,
                 "examples": len(dataset),
                 "references": len(dataset.references),
             }
@@ -130,6 +131,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
             crop=one.crop or None,
             flip=one.flip,
             grouped=one.grouped,
+            unit=one.unit,
         )
         objectives[label] = build_objective(label, dataset, one)
     if unknown:
@@ -176,6 +178,7 @@ def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:
     return Objective(
         kind=dataset.kind,
         opinion=dataset.opinion,
+        comparable=dataset.comparable,
         weights=tuple(sorted(one.losses.items())),
         scale=one.scale,
         opinions=(most, least) if falls else (least, most),

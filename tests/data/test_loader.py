@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> data.Dataset:
     return data.load("synthetic/scenes", data_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def versions(ranks: data.Dataset) -> data.Dataset:
+    """The same images, as a set whose opinions compare within a reference."""
+    return replace(ranks, name="versions", comparable="reference")
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +132,14 @@ def test_without_flip_or_crop_images_are_whole(ranks: data.Dataset) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_restored_loader_goes_on_with_the_very_next_batch(
-    ranks: data.Dataset, pairs: data.Dataset, num_workers: int
+    ranks: data.Dataset,
+    versions: data.Dataset,
+    pairs: data.Dataset,
+    num_workers: int,
 ) -> None:
     sources = [
         Source(dataset=ranks, crop=32),
+        Source(dataset=versions, crop=32, grouped=True, unit=4),
         Source(dataset=pairs, crop=32, weight=0.5),
     ]
 
@@ -161,15 +172,24 @@ def test_the_state_of_another_stream_is_refused(
         train_batches([Source(dataset=ranks, crop=32)], batch_size=4, seed=0),
         train_batches([Source(dataset=pairs, crop=32)], batch_size=4, seed=0),
         train_batches([Source(dataset=ranks.fold("1/2")[0])], batch_size=4, seed=0),
+        train_batches(
+            [Source(dataset=replace(ranks, comparable="reference"))],
+            batch_size=4,
+            seed=0,
+        ),
+        train_batches([Source(dataset=ranks, unit=4)], batch_size=4, seed=0),
     ):
         with pytest.raises(DataError, match="state is of a loader with"):
             other.set_state(state)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_part_the_global_batches(ranks: data.Dataset, count: int) -> None:
+def test_processes_part_the_global_batches(
+    versions: data.Dataset, count: int, grouped: bool
+) -> None:
     """Each global batch is the same whatever the number of processes."""
-    source = [Source(dataset=ranks, crop=32)]
+    source = [Source(dataset=versions, crop=32, grouped=grouped, unit=2)]
     whole = take(train_batches(source, batch_size=8, seed=0), 5)
     parts = [
         take(
@@ -186,6 +206,8 @@ def test_processes_part_the_global_batches(ranks: data.Dataset, count: int) -> N
         mine, theirs = np.argsort(batch["id"]), np.argsort(ids)
         assert batch["id"][mine].tolist() == ids[theirs].tolist()
         np.testing.assert_array_equal(batch["distorted"][mine], images[theirs])
+        groups = np.concatenate([part[step]["group"] for part in parts])
+        assert batch["group"][mine].tolist() == groups[theirs].tolist()
 
 
 @settings(max_examples=12, deadline=None)
@@ -242,6 +264,62 @@ def test_groups_stay_whole_under_one_crop(ranks: data.Dataset) -> None:
             assert len(set(batch["distortion"][members])) == 1
             crops = batch["reference"][members]
             np.testing.assert_array_equal(crops, np.broadcast_to(crops[0], crops.shape))
+
+
+@pytest.mark.parametrize("unit", [2, 3, 10])
+def test_groups_of_a_reference_are_dealt_anew(
+    versions: data.Dataset, unit: int
+) -> None:
+    """Four references of ten examples: in three groups of 3, one is in none."""
+    source = Source(dataset=versions, crop=32, grouped=True, unit=unit)
+    count = 4 * (10 // unit)  # of groups in an epoch
+    batches = take(train_batches([source], batch_size=unit, seed=0), 3 * count)
+    epochs = [batches[first : first + count] for first in range(0, 3 * count, count)]
+    seen = []
+    for epoch in epochs:
+        ids = Counter(name for batch in epoch for name in batch["id"])
+        assert len(ids) == count * unit
+        assert set(ids.values()) == {1}
+        of_references = Counter(batch["reference_id"][0] for batch in epoch)
+        assert of_references == dict.fromkeys(versions.references, 10 // unit)
+        for batch in epoch:
+            assert len(set(batch["reference_id"])) == len(set(batch["group"])) == 1
+            crops = batch["reference"]
+            np.testing.assert_array_equal(crops, np.broadcast_to(crops[0], crops.shape))
+        seen.append({frozenset(batch["id"]) for batch in epoch})
+    if unit < 10:
+        # Of 45 pairs or 120 triples of each reference, some return by chance.
+        assert len(set.union(*seen)) > 2 * count
+    if unit == 3:
+        left_out = [
+            set(versions.index["id"]) - set.union(*map(set, groups)) for groups in seen
+        ]
+        assert len(set.union(*left_out)) > 4
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(
+    ("comparable", "shared"),
+    [
+        ("reference", ["reference_id"]),
+        ("group", ["reference_id", "distortion"]),
+        ("set", None),
+    ],
+)
+def test_batches_say_what_can_be_compared(
+    ranks: data.Dataset, comparable: str, shared: list[str] | None, grouped: bool
+) -> None:
+    """By the place of the group among all that the set has, sorted."""
+    dataset = replace(ranks, comparable=comparable)
+    source = Source(dataset=dataset, crop=32, grouped=grouped, unit=5)
+    for batch in take(train_batches([source], batch_size=10, seed=0), 4):
+        if shared is None:
+            assert "group" not in batch
+            continue
+        every = sorted(set(zip(*(dataset.index[name] for name in shared), strict=True)))
+        keys = zip(*(batch[name] for name in shared), strict=True)
+        assert batch["group"].tolist() == [every.index(key) for key in keys]
+        assert batch["group"].dtype == np.int32
 
 
 def test_a_stream_has_no_length(ranks: data.Dataset, pairs: data.Dataset) -> None:
@@ -305,6 +383,22 @@ def test_impossible_data_is_refused(ranks: data.Dataset, pairs: data.Dataset) ->
     uneven = Source(dataset=ranks.select(np.arange(3, 20)), grouped=True)
     with pytest.raises(DataError, match=r"its groups, .* have 2 to 5 examples"):
         train_batches([uneven], batch_size=10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "batch_size", "message"),
+    [
+        (1, 4, "groups of 1: there is nothing to compare in less than 2"),
+        (8, 8, r"reference \S+ has 7 examples, a group takes 8: make unit 7 or less"),
+        (3, 8, "of 8 does not hold whole groups of 3; .* a multiple of 3"),
+    ],
+)
+def test_impossible_groups_of_a_reference_are_refused(
+    versions: data.Dataset, unit: int, batch_size: int, message: str
+) -> None:
+    source = Source(dataset=versions.select(np.arange(3, 40)), grouped=True, unit=unit)
+    with pytest.raises(DataError, match=message):
+        train_batches([source], batch_size=batch_size, seed=0)
 
 
 def test_two_jax_processes_read_disjoint_halves(

@@ -33,22 +33,22 @@ def config(module: dict[str, Any]) -> ConfigDict:
     return module["get_config"]()
 
 
-def described(name: str) -> tuple[Kind, str, set[str]]:
-    """The kind, opinion and splits of a set, from its builder."""
+def described(name: str) -> tuple[Kind, str, str, set[str]]:
+    """The kind of a set, its opinion, what compares, and splits, from its builder."""
     builder = BUILDERS[name.partition("/")[0]]
     card = getattr(builder, "CARD", None)
     if card is None:  # a builder that makes its card: the synthetic sets
         assert name in ("synthetic/scenes", "synthetic/photos")
-        return RANKS, "level", {"full"}
+        return RANKS, "level", RANKS.comparable, {"full"}
     splits = set(card.counts)
     if builder is Bapps:  # the sizes of its training splits are not counted
         splits = {f"{part}_{subset}" for part, subset in Bapps.SUBSETS}
-    return card.kind, card.opinion, splits
+    return card.kind, card.opinion, card.comparable, splits
 
 
 def empty_of(config: ConfigDict, one: ConfigDict) -> data.Dataset:
     """A set as the config names it: 20 references, 5 levels, no images behind them."""
-    kind, opinion, splits = described(one.set)
+    kind, opinion, comparable, splits = described(one.set)
     assert set(filter(None, one.split.split("+"))) <= splits
     levels = np.tile(np.arange(5), 60)
     names = [f"I{number // 15}" for number in range(300)]
@@ -57,6 +57,7 @@ def empty_of(config: ConfigDict, one: ConfigDict) -> data.Dataset:
         name=one.set,
         kind=kind,
         opinion=opinion,
+        comparable=comparable,
         index={
             "id": np.array([str(number) for number in range(300)]),
             "reference_id": np.array(names),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from PIL import Image
 import spips_jax
 from spips_jax import agreement, data, model_file, training
 from spips_jax.commands import main as spips
+from spips_jax.data.builder import PROTOCOL, DataError
 from spips_jax.training import config as config_lib
-from spips_jax.training import setup, state
+from spips_jax.training import loop, setup, state
 from spips_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("narrow_alexnet", "quick_compilation")
@@ -93,6 +95,86 @@ def test_a_run_leaves_a_model_that_loads_and_scores(
     assert spips(["score", *files, "--model", str(output), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     np.testing.assert_allclose(row["score"], scores[0], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs: 10 versions each of 5 references, whose scores differ between them."""
+    root = tmp_path_factory.mktemp("scored")
+    rng = np.random.default_rng(0)
+    lines = ["reference,distorted,mos"]
+    for number in range(5):
+        reference = rng.integers(64, 192, (40, 40, 3))
+        Image.fromarray(reference.astype(np.uint8)).save(root / f"r{number}.png")
+        for version in range(10):
+            noise = rng.normal(scale=2 + 6 * version, size=reference.shape)
+            pixels = np.clip(reference + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"d{number}_{version}.png")
+            lines.append(
+                f"r{number}.png,d{number}_{version}.png,{100 * number - version}"
+            )
+    (root / "list.csv").write_text("\n".join(lines))
+    data.prepare("pair_list", data_dir=root, csv_file=root / "list.csv", config="l")
+    return root
+
+
+@pytest.fixture
+def scored_config(
+    tiny_config: Make, scored: Path, tmp_path: Path
+) -> Callable[..., ConfigDict]:
+    """Makes a config on a copy of `scored` that says over what scores compare."""
+
+    def make(comparable: str, **options: object) -> ConfigDict:
+        root = shutil.copytree(scored, tmp_path / comparable)
+        (protocol,) = root.rglob(PROTOCOL)
+        protocol.write_text(json.dumps({"comparable": comparable}))
+        config = tiny_config({"data.data_dir": str(root)})
+        losses = {"plcc": 1.0, "rank": 1.0, "l1": 0.1}
+        config.data.train = {
+            "list": training.source("pair_list/l", losses, part="training", **options)
+        }
+        config.data.validation = {"list": training.held("pair_list/l", part="held_out")}
+        return config
+
+    return make
+
+
+@pytest.mark.parametrize("crop", [0, 32], ids=["pooled", "images"])
+def test_a_run_compares_within_references(
+    scored_config: Callable[..., ConfigDict], tmp_path: Path, crop: int
+) -> None:
+    """Scores differ by 400 between references, which say nothing, by 9 within one."""
+    config = scored_config("reference", grouped=True, unit=4, crop=crop)
+    workdir = tmp_path / "run"
+    outcome = training.train(config, workdir)
+    assert outcome.step == 12
+    # How much noise there is, is easy to see, and which reference it is on is not: over
+    # the set the loss remains at 1.
+    assert lines_of(workdir, "train")[-1]["list/plcc"] < 0.1
+    page = training.export(workdir, tmp_path / "m.safetensors").read_text()
+    assert "| training | pair_list/l | 40 | 4 | within a reference |" in page
+    stored = model_file.read_card(tmp_path / "m.safetensors")
+    assert stored["data"]["training"]["list"]["comparable"] == "reference"
+
+    config.data.train.list.unit = 16
+    with pytest.raises(DataError, match="has 10 examples, a group takes 16"):
+        training.train(config, tmp_path / "large")
+
+
+@pytest.mark.parametrize(("comparable", "best"), [("reference", 12), ("set", 6)])
+def test_the_best_checkpoint_is_that_of_what_compares(
+    scored_config: Callable[..., ConfigDict],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    comparable: str,
+    best: int,
+) -> None:
+    """Over the set the first validation is better, within references the second."""
+    found = iter([{"srcc": 0.9, "srcc_within": 0.2}, {"srcc": 0.1, "srcc_within": 0.8}])
+    monkeypatch.setattr(loop, "agreements_of", lambda *_: next(found))
+    training.train(scored_config(comparable), tmp_path / "run")
+    training.export(tmp_path / "run", tmp_path / "m.safetensors")
+    assert model_file.read_card(tmp_path / "m.safetensors")["step"] == best
 
 
 def test_pooled_features_train_as_images_do(tiny_config: Make, tmp_path: Path) -> None:

@@ -147,21 +147,49 @@ def test_losses_follow_the_direction_of_the_opinion() -> None:
     assert mos["rank"] < np.log(2)  # below what equal distances would cost
 
 
-def test_ranks_are_compared_within_their_groups() -> None:
-    distances = jnp.array([[0.1], [0.2], [0.9], [0.0]])
-    terms = loss_terms(
-        Seen(
-            distances=distances,
-            opinions=jnp.array([1, 2, 1, 2]),
-            groups=jnp.array([7, 7, 8, 8]),
-        ),
-        objective(
-            kind=kinds.RANKS, opinion="level", weights=(("rank", 1.0),), scale=0.1
-        ),
+@pytest.mark.parametrize("comparable", ["reference", "group"])
+def test_opinions_are_compared_within_their_groups(comparable: str) -> None:
+    seen = Seen(
+        distances=jnp.array([[0.1], [0.2], [0.9], [0.0]]),
+        opinions=jnp.array([1, 2, 1, 3]),
+        groups=jnp.array([7, 7, 8, 8]),
     )
+    goal = objective(
+        opinion="dmos",
+        comparable=comparable,
+        weights=(("l1", 1.0), ("plcc", 1.0), ("rank", 1.0)),
+        scale=0.1,
+        opinions=(1.0, 3.0),
+    )
+    terms = loss_terms(seen, goal)
     # Pairs (1, 0) and (3, 2): log(1 + exp(-(difference) / scale)).
     expected = np.mean(np.log1p(np.exp([-1.0, 9.0])))
     np.testing.assert_allclose(terms["rank"], expected, rtol=1e-5)  # float32
+    # From the means of the groups.
+    x, y = np.array([-0.05, 0.05, 0.45, -0.45]), np.array([-0.5, 0.5, -1, 1])
+    expected = 1 - np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
+    np.testing.assert_allclose(terms["plcc"], expected, rtol=1e-5)
+    expected = np.mean(np.abs(x - y / 2))
+    np.testing.assert_allclose(terms["l1"], expected, rtol=1e-5)
+
+    # What is added to a group is not compared; where a set is comparable, it is.
+    added = jnp.array([0, 0, 5, 5])
+    shifted = dataclasses.replace(seen, opinions=seen.opinions + added)
+    whole = dataclasses.replace(goal, comparable="set")
+    for name, value in loss_terms(shifted, goal).items():
+        np.testing.assert_allclose(value, terms[name], rtol=1e-5, err_msg=name)
+        over_the_set = loss_terms(shifted, whole)[name]
+        assert abs(over_the_set - loss_terms(seen, whole)[name]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["plcc", "rank", "l1"])
+def test_a_batch_without_groups_is_refused_where_they_matter(name: str) -> None:
+    seen = Seen(distances=jnp.zeros((2, 1)), opinions=jnp.arange(2.0))
+    goal = objective(comparable="reference", weights=((name, 1.0),))
+    with pytest.raises(
+        ValueError, match=r"only within a reference, .* no column group"
+    ):
+        loss_terms(seen, goal)
 
 
 def test_choices_compare_distances_by_their_scale() -> None:
@@ -243,8 +271,9 @@ def test_losses_that_do_not_suit_are_refused(
         objectives.check_losses({name: 1.0}, kind, "mine")
 
 
+@pytest.mark.parametrize("comparable", ["set", "reference"])
 def test_a_step_on_two_devices_follows_the_gradient_of_the_whole_batch(
-    network: step.Network, params: dict
+    network: step.Network, params: dict, comparable: str
 ) -> None:
     """The loss couples rows of both devices, the gradient must not notice."""
     flat = state.flatten(params)
@@ -253,8 +282,11 @@ def test_a_step_on_two_devices_follows_the_gradient_of_the_whole_batch(
     batch = {
         step.POOLED: 0.2 * rng.random((4, 1, network.size), np.float32),
         "mos": rng.random(4, np.float32),
+        "group": np.array([3, 8, 3, 8], np.int32),  # each on both devices
     }
-    goal = objective(weights=(("plcc", 1.0), ("rank", 0.5)))
+    goal = objective(
+        comparable=comparable, weights=(("l1", 0.2), ("plcc", 1.0), ("rank", 0.5))
+    )
     tx = optax.sgd(1.0)
     before = state.create(trained, tx, average=True)
     mapped = parallel.mapped(
@@ -269,8 +301,11 @@ def test_a_step_on_two_devices_follows_the_gradient_of_the_whole_batch(
     def loss(trained):
         tree = state.unflatten(frozen, trained)
         distances = network.distances(tree, batch, kinds.PAIRS)
-        terms = loss_terms(Seen(distances=distances, opinions=batch["mos"]), goal)
-        return terms["plcc"] + 0.5 * terms["rank"]
+        terms = loss_terms(
+            Seen(distances=distances, opinions=batch["mos"], groups=batch["group"]),
+            goal,
+        )
+        return 0.2 * terms["l1"] + terms["plcc"] + 0.5 * terms["rank"]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(trained)
     assert jax.local_device_count() > 1
