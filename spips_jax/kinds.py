@@ -6,7 +6,7 @@ record here. Needs SciPy, which the extra [data] brings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,12 @@ groups, opinions that do not compare do not tell which looks better."""
 COMPARABLE = tuple(PROTOCOLS)
 """Over what two opinions can be compared: all of a set, one reference, or one group,
 that is one distortion of one reference."""
+
+ALIKE: Mapping[str, tuple[str, ...]] = {
+    "reference": ("reference_id",),
+    "group": ("reference_id", "distortion"),
+}
+"""The columns that are alike in examples whose opinions compare, unless all do."""
 
 
 @dataclass(frozen=True, kw_only=True)

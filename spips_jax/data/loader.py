@@ -42,6 +42,7 @@ from spips_jax.data.units import (
     Units,
 )
 from spips_jax.images import MIN_SIZE
+from spips_jax.kinds import ALIKE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,10 +369,6 @@ def _check_source(source: Source) -> None:
         )
 
 
-_SHARED = {"reference": ("reference_id",), "group": ("reference_id", "distortion")}
-"""What examples have in common whose opinions compare, where not all do."""
-
-
 def _units(source: Source, seed: int) -> Units:
     """The units to shuffle: single examples or groups."""
     dataset = source.dataset
@@ -379,7 +376,7 @@ def _units(source: Source, seed: int) -> Units:
         return Fixed(np.arange(len(dataset))[:, None])
     if dataset.comparable == "reference":
         return _dealt(source, seed)
-    groups = dataset.positions_by(*_SHARED["group"])
+    groups = dataset.positions_by(*ALIKE["group"])
     sizes = sorted({len(group) for group in groups.values()})
     if sizes[0] != sizes[-1] or sizes[0] < 2:
         raise DataError(
@@ -397,7 +394,7 @@ def _dealt(source: Source, seed: int) -> Dealt:
             f"{dataset.name}: groups of {source.unit}: there is nothing to compare in"
             " less than 2 examples"
         )
-    references = dataset.positions_by(*_SHARED["reference"])
+    references = dataset.positions_by(*ALIKE["reference"])
     (least, *_), rows = min(references.items(), key=lambda item: len(item[1]))
     if len(rows) < source.unit:
         raise DataError(
@@ -412,10 +409,10 @@ def _groups(dataset: Dataset) -> np.ndarray | None:
 
     Codes count the sorted groups from 0.
     """
-    if dataset.comparable not in _SHARED:
+    if dataset.comparable not in ALIKE:
         return None
     codes = np.zeros(len(dataset), np.int32)
-    groups = dataset.positions_by(*_SHARED[dataset.comparable])
+    groups = dataset.positions_by(*ALIKE[dataset.comparable])
     for code, group in enumerate(sorted(groups)):
         codes[groups[group]] = code
     return codes

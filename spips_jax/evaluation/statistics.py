@@ -8,7 +8,7 @@ are then ranked by the mean of the correlations within references.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,7 @@ import numpy as np
 from spips_jax import agreement
 from spips_jax.agreement import AgreementError
 from spips_jax.data.dataset import Dataset
-
-_ALIKE: Mapping[str, tuple[str, ...]] = {
-    "reference": ("reference_id",),
-    "group": ("reference_id", "distortion"),
-}
-"""The columns that are alike in examples whose opinions compare, unless all do."""
+from spips_jax.kinds import ALIKE
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def main_of(dataset: Dataset) -> str:
 
 def compared_rows(dataset: Dataset) -> list[list[int]]:
     """Positions of the examples, in groups within which opinions compare."""
-    alike = _ALIKE.get(dataset.comparable)
+    alike = ALIKE.get(dataset.comparable)
     return (
         [list(range(len(dataset)))]
         if alike is None

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import backbones
 from spips_jax.files import replacing
+from spips_jax.kinds import PROTOCOLS
 from spips_jax.loading import ENDING, MODELS
 from spips_jax.model_file import Model, read_card, write_model
 from spips_jax.outputs import check_files
@@ -90,13 +91,6 @@ def export(workdir: str | os.PathLike[str], output: str | os.PathLike[str]) -> P
     return path
 
 
-_WITHIN = {
-    "set": "the set",
-    "reference": "a reference",
-    "group": "a distortion of a reference",
-}
-
-
 def _markdown(file: str, card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     backbone = (
@@ -126,7 +120,7 @@ def _markdown(file: str, card: Mapping[str, Any]) -> str:
             lines.append(
                 f"| {use} | {one['set']} | {one['examples']} | {one['references']} |"
                 # Earlier runs compared all opinions of a set, and did not say so.
-                f" within {_WITHIN[one.get('comparable', 'set')]} | {losses} |"
+                f" {PROTOCOLS[one.get('comparable', 'set')]} | {losses} |"
             )
     lines += ["", "Agreement on the validation data, at the exported step:", ""]
     for label, values in card["agreements"].items():

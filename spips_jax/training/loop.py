@@ -21,6 +21,7 @@ from spips_jax.cache import cache_compilations, cache_folder
 from spips_jax.data.loader import Batch, Batches
 from spips_jax.evaluation.batches import run_batches
 from spips_jax.evaluation.statistics import agreements as agreements_of
+from spips_jax.evaluation.statistics import main_of
 from spips_jax.images import MIN_SIZE
 from spips_jax.kinds import Kind
 from spips_jax.outputs import holds_others
@@ -249,15 +250,6 @@ def _arrays(batch: Batch, *columns: str) -> dict[str, np.ndarray]:
     }
 
 
-def _selects(dataset: data.Dataset, found: Mapping[str, float]) -> str:
-    """The name of the statistic that selects the best checkpoint on a set."""
-    # Over all of a set whose opinions compare within a reference, a statistic also
-    # measures how references differ, of which the opinions say nothing.
-    if dataset.comparable == "reference" and "srcc_within" in found:
-        return "srcc_within"
-    return dataset.kind.main
-
-
 @dataclass(kw_only=True)
 class _Run:
     """A run, after its set-up."""
@@ -400,7 +392,7 @@ class _Run:
         return float(
             np.mean(
                 [
-                    agreements[label][_selects(dataset, agreements[label])]
+                    agreements[label][main_of(dataset)]
                     for label, dataset in self.sets.validation.items()
                 ]
             )

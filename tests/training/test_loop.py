@@ -152,7 +152,7 @@ def test_a_run_compares_within_references(
     # the set the loss remains at 1.
     assert lines_of(workdir, "train")[-1]["list/plcc"] < 0.1
     page = training.export(workdir, tmp_path / "m.safetensors").read_text()
-    assert "| training | pair_list/l | 40 | 4 | within a reference |" in page
+    assert "| training | pair_list/l | 40 | 4 | within one reference only |" in page
     stored = model_file.read_card(tmp_path / "m.safetensors")
     assert stored["data"]["training"]["list"]["comparable"] == "reference"
 
