@@ -6,9 +6,11 @@ the header has their digest, and reading the model checks that the backbone is t
 it was trained on. A calibration, which is fitted after training, is in the header, too.
 `Metric.load` and `Metric.save` are the way to use these files.
 
-Version 2 of the format names the classical maps of the model. Version 1 did not, all
-its models having the paper's three, and had the parameter of an attention, which was 0:
-every position counted alike, as now.
+Version 3 of the format has a gain of three facts. The gain of versions 1 and 2 had
+seven, two of the reference alone, from which heads learned what misleads on other sets:
+such models are refused, unless their gain was never trained. Version 1, besides, did
+not name the classical maps of the model, which were the paper's three, and had the
+parameter of an attention, which was 0: every position counted alike, as now.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ _KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256")
 
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
 _VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
-_VERSION_1_ATTENTION = "attention.weight"
+_OLD = {"1": ("attention.weight", "gain.output"), "2": ("gain.output",)}
+"""By version, parameters of what SPIPS no longer has. Where they are 0, nothing of it
+was ever learned."""
 
 
 @dataclass(frozen=True)
@@ -138,21 +142,19 @@ def read_model(
     options: dict[str, Any] = json.loads(metadata["options"])
     if metadata["version"] == "1":
         options = {**_VERSION_1, **options}
-        if np.any(flat.pop(_VERSION_1_ATTENTION, 0)):
-            raise WeightsError(
-                f"{path}: was trained with an attention, which SPIPS no longer has:"
-                " train it again"
-            )
     options = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
     }
     module = Spips(backbone=backbones.build(network, dtype=dtype), **options)
     with_backbone = _has_backbone(flat)
+    shapes = _shapes(module, with_backbone=with_backbone)
+    if metadata["version"] in _OLD:
+        flat = _renewed(path, flat, shapes, version=metadata["version"])
     weights.check_shapes(
         path,
         flat,
-        shapes=_shapes(module, with_backbone=with_backbone),
+        shapes=shapes,
         network=metadata["network"],
     )
     params = traverse_util.unflatten_dict(flat, sep=".")
@@ -169,6 +171,31 @@ def read_model(
         calibration=_calibration(path, metadata),
         card=_card(flat, metadata),
     )
+
+
+def _renewed(
+    path: Path,
+    flat: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    version: str,
+) -> dict[str, Any]:
+    """The parameters of a file of an older version, with an untrained gain."""
+    for name in _OLD[version]:
+        if np.any(flat.get(name, 0)):
+            part = name.partition(".")[0]
+            raise WeightsError(
+                f"{path}: is of version {version} of the format, and has learned {part}"
+                f" {'of other facts' if part == 'gain' else 'over positions'}, which"
+                " SPIPS no longer has: train it again"
+            )
+    gain = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in shapes.items()
+        if name.startswith("gain.")
+    }
+    removed = ("attention.", "gain.")
+    return {k: v for k, v in flat.items() if not k.startswith(removed)} | gain
 
 
 def _read_backbone(

@@ -66,7 +66,7 @@ class Pooled:
     Attributes:
       deep: `{input: (..., C)}`, of each tap and statistic, by channel.
       classical: `{map: (...)}`, the quality of each classical map's mean error.
-      facts: `(..., 7)`, see `spips_jax.facts`.
+      facts: `(..., 3)`, see `spips_jax.facts`.
     """
 
     deep: dict[str, jax.Array]

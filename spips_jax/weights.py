@@ -32,11 +32,11 @@ from spips_jax.outputs import SOFTWARE
 
 FORMAT = SOFTWARE
 
-VERSION = "2"
-"""Of the format. Version 1 differs in trained models alone: see
+VERSION = "3"
+"""Of the format. Versions 1 and 2 differ in trained models alone: see
 `spips_jax.model_file`."""
 
-READABLE = ("1", VERSION)
+READABLE = ("1", "2", VERSION)
 
 BACKBONE = "backbone"
 """Where a SPIPS network's parameters have those of its backbone."""
@@ -211,7 +211,7 @@ def read_tensors(
     if metadata.get("format") == FORMAT and version not in READABLE:
         raise WeightsError(
             f"{path}: has version {version} of the format, this spips-jax reads"
-            f" {' and '.join(READABLE)}: install a newer one"
+            f" {', '.join(READABLE)}: install a newer one"
         )
     for name, tensor in flat.items():
         if not np.isfinite(tensor).all():

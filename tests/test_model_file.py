@@ -141,24 +141,50 @@ def test_the_options_of_the_network_come_back(random_metric, random_weights, tmp
     assert set(options) == set(model_file.OPTIONS)
 
 
-def test_files_of_version_1_load(trained, pair, tmp_path):
-    """They name no classical maps, and have an attention that does nothing."""
-    path = write(tmp_path / "model.safetensors", trained, whole=True)
-    tensors, metadata = read(path)
+def of_version(version, path, tensors, metadata) -> Path:
+    """A file as earlier versions wrote it, from the parts of one of this version."""
     options = json.loads(metadata["options"])
-    del options["classical"]
-    metadata |= {"version": "1", "options": json.dumps(options)}
-    tensors["attention.weight"] = np.zeros(256, np.float32)
-    old = tmp_path / "old.safetensors"
-    safetensors.numpy.save_file(tensors, old, metadata=metadata)
-    loaded, images = spips_jax.load(old), pair(40, 44)
-    np.testing.assert_array_equal(loaded(*images), trained(*images))
-    loaded.save(old)
-    assert read(old)[1] == read(path)[1]
+    gain = {"kernel": np.ones((7, 16)), "bias": np.ones(16), "output": np.zeros(16)}
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("gain.")}
+    tensors |= {f"gain.{name}": np.float32(value) for name, value in gain.items()}
+    if version == "1":
+        del options["classical"]
+        tensors["attention.weight"] = np.zeros(256, np.float32)
+    metadata = {**metadata, "version": version, "options": json.dumps(options)}
+    safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    return path
 
-    tensors["attention.weight"][3] = 0.1
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_files_of_older_versions_load(random_metric, pair, tmp_path, version):
+    """Their gains of seven facts were not trained: they are 1, as one of three."""
+    metric = random_metric("alexnet")
+    tensors, metadata = read(write(tmp_path / "model.safetensors", metric, whole=True))
+    old = of_version(version, tmp_path / "old.safetensors", tensors, metadata)
+    loaded, images = spips_jax.load(old), pair(40, 44)
+    np.testing.assert_array_equal(loaded(*images), metric(*images))
+    loaded.save(old)
+    assert read(old)[1] == metadata
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "told"),
+    [
+        ("1", "attention.weight", "has learned attention over positions, which SPIPS"),
+        ("1", "gain.output", "version 1 .* has learned gain of other facts, which"),
+        ("2", "gain.output", "version 2 .* has learned gain of other facts, which"),
+    ],
+)
+def test_what_spips_no_longer_has_is_refused(
+    random_metric, tmp_path, version, name, told
+):
+    path = write(tmp_path / "model.safetensors", random_metric("alexnet"), whole=True)
+    tensors, metadata = read(path)
+    old = of_version(version, tmp_path / "old.safetensors", tensors, metadata)
+    tensors, metadata = read(old)
+    tensors[name][3] = 0.1
     safetensors.numpy.save_file(tensors, old, metadata=metadata)
-    with pytest.raises(WeightsError, match="trained with an attention, which SPIPS no"):
+    with pytest.raises(WeightsError, match=told):
         spips_jax.load(old)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spips_jax.head import FreeHead, Gain, MonotoneHead
+from spips_jax.head import FreeHead, MonotoneHead
 from spips_jax.streams import (
     FeatureStream,
     resize,
@@ -198,36 +198,3 @@ def test_the_heads_gradient_is_finite(value):
     head, variables = head_of(0)
     gradients = jax.grad(head.apply, argnums=(0, 1))(variables, jnp.full(5, value))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-
-
-def gain_of(seed: int) -> dict:
-    rng = np.random.default_rng(seed)
-    params = Gain(width=8).init(jax.random.key(seed), jnp.zeros(4))["params"]
-    noise = jax.tree.map(lambda w: w + 2 * rng.normal(size=w.shape), params)
-    return {"params": jax.tree.map(lambda w: w.astype(np.float32), noise)}
-
-
-def test_the_untrained_gain_is_one():
-    facts = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    gain, _ = Gain().init_with_output(jax.random.key(0), facts)
-    np.testing.assert_array_equal(gain, 1)
-
-
-def test_the_gain_follows_its_equation():
-    variables = gain_of(1)
-    p = {k: np.asarray(v, np.float64) for k, v in variables["params"].items()}
-    facts = np.random.default_rng(2).normal(size=(6, 4))
-    hidden = np.tanh(facts @ p["kernel"] + p["bias"])
-    expected = np.exp(np.tanh(2 * hidden @ p["output"]) / 2)
-    actual = Gain(width=8).apply(variables, jnp.asarray(facts, jnp.float32))
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32 sums
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 50),
-    facts=hnp.arrays(np.float32, 4, elements=st.floats(-100, 100, width=32)),
-)
-def test_any_gain_is_a_factor_that_is_bounded(seed, facts):
-    gain = Gain(width=8).apply(gain_of(seed), jnp.asarray(facts))
-    assert np.exp(-0.5) * (1 - 1e-6) <= gain <= np.exp(0.5) * (1 + 1e-6)  # float32

@@ -43,13 +43,13 @@ def images(*names: str, count: int = 2) -> dict[str, np.ndarray]:
 
 
 def test_a_pooled_pair_is_one_vector_and_back(network: step.Network) -> None:
-    """Of AlexNet: three numbers a channel, three classical maps, seven facts."""
-    assert network.size == 3 * (64 + 192 + 384 + 256 + 256) + 3 + 7
+    """Of AlexNet: three numbers a channel, three classical maps, three facts."""
+    assert network.size == 3 * (64 + 192 + 384 + 256 + 256) + 3 + 3
     vectors = np.random.default_rng(0).random((2, 3, network.size), np.float32)
     pooled = network.unpack(vectors)
     for name in ("relu3", "relu3_texture", "relu3_structure"):
         assert pooled.deep[name].shape == (2, 3, 384)
-    assert pooled.facts.shape == (2, 3, 7)
+    assert pooled.facts.shape == (2, 3, 3)
     np.testing.assert_array_equal(network.pack(pooled), vectors)
 
 
