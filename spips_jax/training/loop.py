@@ -206,6 +206,7 @@ def open_pooled(
     assert model.fixed is not None
     digest = weights.digest(state.unflatten(model.fixed))
     folder = config.data.cache_dir or cache_folder() / "pooled"
+    maps = ",".join(model.network.module.classical)
 
     def compute() -> Iterator[pooled.Pair]:
         pool = _eval_step(model, dataset.kind, pool=True)
@@ -223,7 +224,7 @@ def open_pooled(
     return pooled.pooled_dataset(
         dataset,
         folder=folder,
-        network=f"{config.model.name} {config.model.dtype} {digest}",
+        network=f"{config.model.name} {config.model.dtype} {maps} {digest}",
         compute=compute,
     )
 

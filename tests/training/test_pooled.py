@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spips_jax import data
+from spips_jax import data, training
+from spips_jax.training import loop, setup
 from spips_jax.training.pooled import Pair, pooled_dataset
 
 
@@ -48,6 +49,24 @@ def test_a_pooled_set_is_the_set_with_vectors(
     where = {name: position for position, name in enumerate(ranks.index["id"])}
     for example in held_out:
         assert (example["pooled"] == where[example["id"]]).all()
+
+
+def test_models_with_other_maps_do_not_share_pairs(
+    monkeypatch: pytest.MonkeyPatch, ranks: data.Dataset
+) -> None:
+    """A pair's vector has a number for each classical map of the model."""
+    named = []
+    monkeypatch.setattr(
+        loop.pooled, "pooled_dataset", lambda *_, network, **__: named.append(network)
+    )
+    for maps in ("psnr,ssim,ms_ssim", "psnr,ssim,gmsd", "psnr,ssim,gmsd"):
+        config = training.default()
+        config.model.weights = "random"
+        config.model.classical = maps
+        model = setup.build_model(config)
+        loop.open_pooled(config, model, model.frozen, lambda _: ranks, {})
+    first, second, third = named
+    assert first != second == third
 
 
 def test_it_is_computed_again_only_if_something_changed(
