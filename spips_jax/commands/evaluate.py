@@ -68,6 +68,14 @@ def add_to(commands: Any) -> None:
         metavar="NAME",
         help="what to evaluate: the name of a config of configs/eval, or a .py file",
     )
+    parser.add_argument(
+        "--scale",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="calibrate: the lowest and the highest opinion, where the set does not"
+        " state its scale, as a pair list (default: the range of its opinions)",
+    )
     parser.set_defaults(run=run, overrides=[])
 
 
@@ -90,7 +98,11 @@ def run(args: argparse.Namespace) -> int:
     )
     _add(config.models, [(_label(name), evaluation.model(name)) for name in args.model])
     _add(config.data, [(name, _dataset(name)) for name in args.data])
+    if args.scale and not args.action:
+        raise UserError("--scale is of calibrate: leave it out to evaluate")
     if args.action:
+        if args.scale:
+            config.scale = tuple(args.scale)
         return _calibrate(config, args.output)
     try:
         done = evaluation.evaluate(

@@ -38,6 +38,7 @@ def default() -> ConfigDict:
             "confidence": 0.95,  # level of the bootstrap intervals
             "seed": 0,  # of the bootstrap samples
             "worst": 10,  # worst disagreements of the first model to draw
+            "scale": (),  # lowest, highest opinion, to calibrate; the set's own
         }
     )
 
@@ -103,6 +104,15 @@ def dataset(
             "exclude_shared": exclude_shared,
         }
     )
+
+
+def check_scale(scale: tuple[float, ...]) -> None:
+    """Raises `EvaluationError` unless a scale is empty or goes from low to high."""
+    if scale and not (len(scale) == 2 and scale[0] < scale[1]):
+        raise EvaluationError(
+            f"scale is {' '.join(f'{one:g}' for one in scale)}: it must be the lowest"
+            " and the highest opinion"
+        )
 
 
 _CHOICES = {"distributed": parallel.DISTRIBUTED}

@@ -108,6 +108,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
       DataError, WeightsError: a set or a model cannot be read.
       OSError: `output` or the model's file cannot be written.
     """
+    config_lib.check_scale(tuple(config.scale))
     names = [one.name for one in config.models.values()]
     if len(names) != 1 or not names[0].endswith(loading.ENDING):
         raise EvaluationError(
@@ -143,7 +144,7 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             values.T if choices else values[:, 0],
             dataset.index[dataset.opinion],
             opinion="preference" if choices else dataset.opinion,
-            scale=None if choices else _scale(dataset),
+            scale=None if choices else tuple(config.scale) or _scale(dataset),
             dataset=dataset.name,
         )
     except ValueError as error:

@@ -64,6 +64,14 @@ def test_the_command_prints_its_tables(
     [
         (["--output=out", "--config.lots=3"], "no field 'lots' in --config.lots=3"),
         (["--output=out", "report"], "'report' is no command: calibrate, or none"),
+        (
+            ["--output=out", "--scale", "0", "9"],
+            "--scale is of calibrate: leave it out",
+        ),
+        (
+            ["calibrate", "--output=out", "--scale", "9", "0"],
+            "scale is 9 0: it must be",
+        ),
         (["--output=out", "--model=psnr", "--model=psnr"], "psnr is given twice"),
         (
             ["--output=out", *2 * ["--model=spips-vgg16"]],
@@ -140,6 +148,16 @@ def test_a_calibration_is_put_into_the_file(
             opinion="preference", dataset=name,
         )  # fmt: skip
     assert again.calibration == fitted
+
+
+def test_a_calibration_has_the_scale_that_is_given(
+    config: Callable[..., ConfigDict], model: Path, tmp_path: Path
+) -> None:
+    made = one_model(config, model, PAIRS)
+    made.scale = (-1.0, 10.0)
+    fitted = evaluation.calibrate(made, tmp_path / "out")
+    assert fitted.scale == (-1, 10)
+    assert spips_jax.load(model).calibration == fitted
 
 
 def test_opinions_within_references_are_not_calibrated_to(
