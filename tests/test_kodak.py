@@ -65,4 +65,4 @@ def test_every_level_of_a_photograph_scores_worse(shared, embedded):
 def test_scores_rise_with_distortion(shared, embedded):
     photographs = sorted(shared("data/kodak").glob("*.png"))
     assert len(photographs) == 24
-    assert np.mean([rises(embedded, path) for path in photographs]) >= 0.95
+    assert np.mean([rises(embedded, path) for path in photographs]) >= 0.97
