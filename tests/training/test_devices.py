@@ -149,7 +149,11 @@ def test_the_number_of_devices_does_not_matter(
     layout: str,
     run: str,
 ) -> None:
-    """Losses and parameters within 1e-5, for the same global batches."""
+    """Losses and parameters within 1e-5, for the same global batches.
+
+    The gain's within 1e-4: nothing changed in the whole of these images, so what it
+    learns from them is rounding, which Adam divides by its own size.
+    """
     one, other = (trained.workdir(name, run) for name in ("1", layout))
     lines, theirs = curve(one), curve(other)
     steps = [line["step"] for line in lines if line["split"] == "train"]
@@ -162,8 +166,9 @@ def test_the_number_of_devices_does_not_matter(
     state, their_state = (final(configs[run], where) for where in (one, other))
     for path, value in state.items():
         if path.startswith((".params", ".average")):
+            atol = 1e-4 if "gain/" in path else 1e-5
             np.testing.assert_allclose(
-                their_state[path], value, atol=1e-5, rtol=0, err_msg=path
+                their_state[path], value, atol=atol, rtol=0, err_msg=path
             )
 
 
@@ -182,4 +187,6 @@ def test_every_trained_part_moved(
         part = path.partition("/")[0]
         change = np.abs(after[f".params['{path}']"] - value).max()
         moved[part] = max(moved.get(part, 0.0), float(change))
-    assert min(moved.values()) > 5e-5, moved  # five times the tolerance above
+    # Five times the tolerances above.
+    assert moved.pop("gain") > 5e-4
+    assert min(moved.values()) > 5e-5, moved

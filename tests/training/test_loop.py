@@ -184,8 +184,11 @@ def test_pooled_features_train_as_images_do(tiny_config: Make, tmp_path: Path) -
         training.train(config, tmp_path / str(cache))
     pooled, imaged = (params_of(tmp_path / name, config) for name in ("True", "False"))
     for path, value in pooled.items():
-        # Two programs that add in another order, six steps of Adam.
-        np.testing.assert_allclose(value, imaged[path], atol=2e-5, err_msg=path)
+        # Two programs that add in another order, six steps of Adam. Nothing changed in
+        # the whole of these images: what the gain learns from them is rounding, which
+        # Adam divides by its own size.
+        atol = 1e-4 if path.startswith("gain/") else 2e-5
+        np.testing.assert_allclose(value, imaged[path], atol=atol, err_msg=path)
 
 
 def test_a_run_that_is_done_is_left_as_it_is(tiny_config: Make, tmp_path: Path) -> None:
