@@ -70,8 +70,11 @@ SAME = {"jp2k": "jpeg2000", "wn": "additive_gaussian_noise", "gblur": "gaussian_
 
 FULL = "full"
 PAPER = "psnr,ssim,ms_ssim"
+MAPS = f"{PAPER},haarpsi,mdsi,gmsd"
+"""All that a variant may have: pairs are pooled once."""
 VARIANTS: dict[str, dict[str, Any]] = {
     FULL: {},
+    "without MDSI": {"classical": f"{PAPER},haarpsi,gmsd"},
     "the paper's three maps": {"classical": PAPER},
     **{f"and {one}": {"classical": f"{PAPER},{one}"} for one in ("gmsd", "haarpsi")},
     "without SSIM, MS-SSIM": {"classical": "psnr,haarpsi,mdsi,gmsd"},
@@ -389,6 +392,7 @@ def main() -> None:
 
     base = runpy.run_path(str(CONFIG))["get_config"]()
     base.model.name, base.model.weights = args.model, args.weights
+    base.model.classical = MAPS
     network = setup.build_model(base)
     sets = {
         label: rows_of(

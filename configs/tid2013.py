@@ -22,7 +22,7 @@ from spips_jax import training
 def get_config() -> ConfigDict:
     config = training.default()
     config.name = "tid2013"
-    config.model.classical = "psnr,ssim,ms_ssim,haarpsi,mdsi,gmsd"
+    config.model.classical = "psnr,ssim,ms_ssim,haarpsi,gmsd"
     config.model.trainable = "perceptual,head,gain"
     config.num_steps = 1200
     config.batch_size = 128
