@@ -50,12 +50,13 @@ from spips_jax.agreement import (
     bootstrap_draws,
     difference,
     interval,
+    orient,
     srcc,
     within_references,
 )
 from spips_jax.cache import cache_compilations
 from spips_jax.data import Dataset
-from spips_jax.data.splits import assign_folds, photograph_of
+from spips_jax.data.splits import assign_folds
 from spips_jax.training import loop, setup, step
 from spips_jax.training.objectives import Objective
 from spips_jax.training.state import TrainState, unflatten
@@ -129,25 +130,29 @@ class Rows:
     @property
     def opinions(self) -> np.ndarray:
         """`(N,)`, rising with distances."""
-        values = np.asarray(self.dataset.index[self.dataset.opinion], np.float64)
-        return -values if self.dataset.opinion == "mos" else values
+        return rising(self.dataset)
 
     @property
     def references(self) -> np.ndarray:
         return self.dataset.index["reference_id"]
 
 
+def rising(dataset: Dataset) -> np.ndarray:
+    """A set's opinions `(N,)`, float64, rising with distances."""
+    opinions = np.asarray(dataset.index[dataset.opinion], np.float64)
+    return orient(opinions, dataset.opinion, higher_is_better=False)
+
+
 def rows_of(dataset: Dataset) -> Rows:
     references = dataset.index["reference_id"].tolist()
     folds = assign_folds(set(references), FOLDS, dataset=dataset.name)
     names = [SAME.get(name, name) for name in dataset.index["distortion"].tolist()]
-    photographs = [photograph_of(name, dataset=dataset.name) for name in references]
     return Rows(
         dataset,
         {
             step.POOLED: np.stack([example[step.POOLED] for example in dataset]),
             dataset.opinion: np.asarray(dataset.index[dataset.opinion], np.float32),
-            "group": np.unique(photographs, return_inverse=True)[1].astype(np.int32),
+            "group": np.unique(references, return_inverse=True)[1].astype(np.int32),
         },
         np.array([folds[name] for name in references]),
         np.array(names),
@@ -159,7 +164,7 @@ Held = dict[str, dict[str, np.ndarray]]
 
 
 def held_out(sets: Mapping[str, Rows]) -> Held:
-    """What each model does not see: folds, then types, then sets, then nothing."""
+    """What each model does not see: folds, then types, then sets."""
     parts: Held = {}
     for number in range(1, FOLDS + 1):
         parts[f"fold {number}"] = {k: one.fold == number for k, one in sets.items()}
@@ -311,7 +316,7 @@ def second_opinion(second: Dataset, tid: Rows, predicted: np.ndarray) -> str:
     """A line: agreement with a set's opinions of images that TID2013 has, too."""
     rows = {name.upper(): row for row, name in enumerate(tid.dataset.index["id"])}
     taken = [rows[Path(name).stem.upper()] for name in second.index["id"].tolist()]
-    theirs = -np.asarray(second.index[second.opinion], np.float64)
+    theirs = rising(second)
     found = [
         within_references(srcc, one[taken], theirs, references=tid.references[taken])
         for one in (predicted, tid.opinions)

@@ -76,8 +76,9 @@ def report(name: str, photographs: list[np.ndarray]) -> list[str]:
         for kind in KINDS:
             distorted = distort(reference, kind, LEVEL, seed=number)
             whole = badness(reference, distorted)
+            others = crops(distorted)
             for crop, parts in crops(reference).items():
-                for part, other in zip(parts, crops(distorted)[crop], strict=True):
+                for part, other in zip(parts, others[crop], strict=True):
                     change = abs(badness(part, other) / whole - 1)
                     changes.setdefault(crop, []).append(change)
             ratio = badness(half(reference), half(distorted)) / whole

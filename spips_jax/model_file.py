@@ -42,9 +42,12 @@ _KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256")
 
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
 _VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
-_OLD = {"1": ("attention.weight", "gain.output"), "2": ("gain.output",)}
-"""By version, parameters of what SPIPS no longer has. Where they are 0, nothing of it
-was ever learned."""
+_GONE = {
+    "attention.weight": "attention over positions",
+    "gain.output": "gain of other facts",
+}
+"""Parameters of older versions, of what SPIPS no longer has. Where they are 0, nothing
+of it was ever learned."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def read_model(
     module = Spips(backbone=backbones.build(network, dtype=dtype), **options)
     with_backbone = _has_backbone(flat)
     shapes = _shapes(module, with_backbone=with_backbone)
-    if metadata["version"] in _OLD:
+    if metadata["version"] != weights.VERSION:
         flat = _renewed(path, flat, shapes, version=metadata["version"])
     weights.check_shapes(
         path,
@@ -181,13 +184,11 @@ def _renewed(
     version: str,
 ) -> dict[str, Any]:
     """The parameters of a file of an older version, with an untrained gain."""
-    for name in _OLD[version]:
+    for name, what in _GONE.items():
         if np.any(flat.get(name, 0)):
-            part = name.partition(".")[0]
             raise WeightsError(
-                f"{path}: is of version {version} of the format, and has learned {part}"
-                f" {'of other facts' if part == 'gain' else 'over positions'}, which"
-                " SPIPS no longer has: train it again"
+                f"{path}: is of version {version} of the format, and has learned"
+                f" {what}, which SPIPS no longer has: train it again"
             )
     gain = {
         name: np.zeros(shape, np.float32)
