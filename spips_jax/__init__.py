@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spips_jax import agreement, baselines, classical, losses
     from spips_jax.calibration import Calibration
-    from spips_jax.images import ImageError, read_image
+    from spips_jax.image_files import read_image
+    from spips_jax.images import ImageError
     from spips_jax.loading import MODELS, NAMES, load
     from spips_jax.metric import Metric
     from spips_jax.spips import Comparison, Features
@@ -47,7 +48,7 @@ _HOMES = {
     "Metric": "metric",
     "WeightsError": "weights",
     "load": "loading",
-    "read_image": "images",
+    "read_image": "image_files",
 }
 
 

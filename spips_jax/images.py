@@ -1,4 +1,4 @@
-"""Images: value ranges, dtypes, sizes, ImageNet normalisation, reading files.
+"""Images: value ranges, dtypes, sizes, ImageNet normalisation.
 
 The array contract of the whole package is stated here, once:
 
@@ -15,15 +15,11 @@ host; under `jax.jit`, `jax.grad` and the like there is nothing to read and no c
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.messages import UserError, one_line
+from spips_jax.messages import UserError
 
 MIN_SIZE = 32
 """Smallest height and width, in pixels: below it AlexNet's last features vanish."""
@@ -178,97 +174,3 @@ def imagenet_normalize(images: jax.Array) -> jax.Array:
     mean = np.asarray(IMAGENET_MEAN, np.float32).reshape(shape)
     std = np.asarray(IMAGENET_STD, np.float32).reshape(shape)
     return (images - mean) / std
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an 8-bit image file as a uint8 array `(H, W, 3)`. Needs Pillow.
-
-    Grey images are repeated to three channels, palettes resolved, an alpha channel is
-    dropped where it is fully opaque, and the EXIF orientation is applied, as viewers
-    do. Colour profiles are not: values are taken as stored.
-
-    Raises:
-      ImageError: not an image, truncated, more than 8 bits a channel, CMYK or another
-        colour model, transparent pixels, several frames, or a side below `MIN_SIZE`.
-        The message is one line that begins with the path.
-    """
-    import warnings
-
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata and of large images that it reads all the
-            # same; what it cannot read it raises.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                _refuse_unscorable(path, file)
-                image = ImageOps.exif_transpose(file)
-                image.load()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, not an image") from None
-    except PermissionError:
-        raise ImageError(f"{path}: may not be read (permission denied)") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image in a format that is known") from None
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({one_line(error)})") from None
-    except Exception as error:  # Pillow's decoders raise nearly any type
-        raise ImageError(f"{path}: damaged or truncated ({one_line(error)})") from None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        lowest = int(np.asarray(image.getchannel("A")).min())
-        if lowest < 255:
-            raise ImageError(
-                f"{path}: has transparent pixels (alpha down to {lowest} of 255);"
-                " flatten it onto the background that it will be seen on"
-            )
-    array = np.array(image.convert("RGB"))
-    check_images(array, name=str(path))
-    return array
-
-
-_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
-
-
-def _refuse_unscorable(path: Path, file: Any) -> None:
-    """Raises for what Pillow would open but silently reduce to something else."""
-    if file.mode.startswith(("I", "F")) or _bits_per_channel(path, file) > 8:
-        raise ImageError(
-            f"{path}: has more than 8 bits a channel; convert it to 8 bits, or pass it"
-            " as a float array with its value_range"
-        )
-    if file.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(
-            f"{path}: its colour model is {file.mode}, not RGB or grey; convert it to"
-            " RGB"
-        )
-    # Cameras store a preview behind the photograph as a second frame (MPO): fine.
-    frames = getattr(file, "n_frames", 1)
-    if frames > 1 and file.format != "MPO":
-        raise ImageError(
-            f"{path}: has {frames} frames; SPIPS scores still images, extract one"
-        )
-
-
-def _bits_per_channel(path: Path, file: Any) -> int:
-    """Bits a channel as stored; Pillow reads 16-bit colour as 8 without a word."""
-    if file.format == "PNG":
-        with path.open("rb") as stream:
-            return stream.read(25)[24]  # IHDR: signature 8, chunk 8, sizes 8, depth
-    if file.format == "TIFF":
-        bits: Any = file.tag_v2.get(258, 1)  # BitsPerSample
-        return max(bits) if isinstance(bits, tuple) else bits
-    if file.format == "PPM":
-        with path.open("rb") as stream:
-            header = b" ".join(
-                line.split(b"#")[0] for line in stream.read(1024).split(b"\n")
-            ).split()
-        has_maximum = header[0] in (b"P2", b"P3", b"P5", b"P6")
-        return int(header[3]).bit_length() if has_maximum else 1
-    return 8

@@ -9,7 +9,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spips_jax.messages import UserError
+from spips_jax.commands.pairs import Pair
+from spips_jax.messages import UserError, printable
 
 if TYPE_CHECKING:
     from spips_jax.metric import Metric
@@ -26,7 +27,8 @@ examples:
   spips check scores.jsonl
       the same scores, on another machine
 
-exit codes: 0 all scores agree; 1 one differs; 2 an error, in one line
+exit codes: 0 all scores agree; 1 one differs; 2 an error, in one line, or a pair that
+cannot be scored, a line each
 """
 
 
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     from spips_jax import __version__, loading
     from spips_jax.cache import cache_compilations
+    from spips_jax.commands import failed
     from spips_jax.weights import PACKAGE
 
     file = Path(args.file) if args.file else PACKAGE / "example" / "scores.jsonl"
@@ -91,30 +94,36 @@ def run(args: argparse.Namespace) -> int:
         f"spips-jax {__version__}, jax {jax.__version__}, Python"
         f" {platform.python_version()}, {device.platform} ({device.device_kind})"
     )
-    agree = 0
+    agree = missing = 0
     for row in rows:
-        score = _score(metrics[row["model"]], row, file.parent)
-        if math.isclose(score, row["score"], rel_tol=args.tolerance):
+        found = _score(metrics[row["model"]], row, file.parent)
+        if "error" in found:
+            missing += 1
+            failed(found["error"])
+        elif math.isclose(found["score"], row["score"], rel_tol=args.tolerance):
             agree += 1
-            continue
-        print(
-            f"{row['reference']}, {row['distorted']}: {row['model']} is {score:.8g}"
-            f" here, {row['score']:.8g} in {file}"
-        )
+        else:
+            names = printable(f"{row['reference']}, {row['distorted']}")
+            print(
+                f"{names}: {row['model']} is {found['score']:.8g} here,"
+                f" {row['score']:.8g} in {file}"
+            )
     print(f"{agree} of {len(rows)} scores agree, to {args.tolerance:g} relative")
+    if missing:
+        return 2
     return 0 if agree == len(rows) else EXIT_DIFFERENT
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
     """The pairs that were scored."""
     rows = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
                 score = row["score"]
                 named = all(isinstance(row[name], str) for name in _NAMES)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 named = False
             if not named or not (score is None or isinstance(score, float)):
                 raise UserError(
@@ -128,11 +137,11 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _score(metric: Metric, row: dict[str, Any], folder: Path) -> float:
+def _score(metric: Metric, row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Scores a pair again; relative paths start here, or at the file's folder."""
-    from spips_jax.images import read_image
+    from spips_jax.commands.score import score_pairs
 
-    paths = [Path(row[name]) for name in ("reference", "distorted")]
-    paths = [path if path.exists() else folder / path for path in paths]
-    reference, distorted = map(read_image, paths)
-    return float(metric(reference, distorted))
+    paths = [row[name] for name in ("reference", "distorted")]
+    there = [path if Path(path).exists() else str(folder / path) for path in paths]
+    (scored,) = score_pairs([metric], [Pair(*there)], [None])
+    return scored.rows[0]

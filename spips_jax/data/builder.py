@@ -33,7 +33,8 @@ import tensorflow_datasets as tfds
 from PIL import ExifTags, Image
 
 from spips_jax.agreement import OPINIONS
-from spips_jax.images import ImageError, read_image
+from spips_jax.image_files import read_image
+from spips_jax.images import ImageError
 from spips_jax.kinds import Kind
 from spips_jax.messages import UserError
 
@@ -253,7 +254,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         Raises:
           ImageError: a file that `read_image` rejects.
         """
-        pixels = read_image(source)
+        pixels = read_image(source, deep=False)
         data = Path(source).read_bytes()
         with Image.open(io.BytesIO(data)) as file:
             as_is = (

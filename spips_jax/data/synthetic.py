@@ -25,7 +25,8 @@ import tensorflow_datasets as tfds
 from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, encode_png
 from spips_jax.data.distortions import DISTORTIONS, LEVELS, distort
 from spips_jax.data.scenes import scene
-from spips_jax.images import ImageError, read_image
+from spips_jax.image_files import read_image
+from spips_jax.images import ImageError
 from spips_jax.kinds import RANKS
 
 _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
@@ -201,7 +202,7 @@ def _photograph(photograph: Path | int, size: int | None) -> np.ndarray:
     if isinstance(photograph, int):
         side = size or 160
         return scene(photograph, height=side, width=side)
-    pixels = read_image(photograph)
+    pixels = read_image(photograph, deep=False)
     height, width, _ = pixels.shape
     if size is not None and min(height, width) < size:
         raise ImageError(
