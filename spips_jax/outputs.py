@@ -5,6 +5,7 @@ Checked before any work, so that a mistake in a path costs nothing.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ from spips_jax.messages import UserError
 
 SOFTWARE = "spips-jax"
 """The mark in the metadata of pictures and of files of weights that we write."""
+
+SCORE_COLUMNS = ("reference", "distorted", "model", "score")
+"""What each row of a file of scores begins with, by which such a file is known."""
 
 
 def check_files(
@@ -79,12 +83,17 @@ def made_here(path: Path) -> bool:
     """Whether a file's content says that this package made it."""
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-        if start == b"\x89PNG\r\n\x1a\n":
+            start = file.read(1 << 12)
+        if start.startswith(b"\x89PNG\r\n\x1a\n"):
             from PIL import Image
 
             with Image.open(path) as image:
                 return image.info.get("Software") == SOFTWARE
+        if path.suffix.lower() == ".csv":
+            return start.startswith(",".join(SCORE_COLUMNS).encode())
+        if path.suffix.lower() in (".json", ".jsonl"):
+            row = start.removeprefix(b"[\n").partition(b"\n")[0].rstrip(b",")
+            return tuple(json.loads(row))[: len(SCORE_COLUMNS)] == SCORE_COLUMNS
         if path.suffix == ".md":
             return "\nA SPIPS model" in path.read_text(encoding="utf-8")
         from safetensors import safe_open
@@ -99,6 +108,6 @@ def _identity(path: str | os.PathLike[str]) -> tuple[object, ...]:
     """The same for all names of a file."""
     try:
         status = os.stat(path)
-    except OSError:
-        return ("name", os.path.realpath(path))
+    except (OSError, ValueError):  # no such file, or no name of one
+        return ("name", os.path.realpath(path) if "\0" not in str(path) else path)
     return ("file", status.st_dev, status.st_ino)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
+from spips_jax.messages import printable
+
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
@@ -97,6 +99,7 @@ class Bar:
 
     def message(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
+        text = printable(text)
         if self._console is None:
             print(text, file=sys.stderr)
         else:

@@ -9,16 +9,19 @@ line that begins with "error: ".
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from spips_jax import __version__
 from spips_jax.commands import check, convert, data, evaluate, models, score, train
 from spips_jax.commands.configs import split_overrides
-from spips_jax.messages import UserError, one_line
+from spips_jax.messages import UserError, one_line, printable
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -27,10 +30,14 @@ EXTRAS = {
     "PIL": "cli", "rich": "cli", "matplotlib": "cli",
     "absl": "data", "array_record": "data", "grain": "data", "openpyxl": "data",
     "scipy": "data", "tensorflow_datasets": "data",
+    "imagecodecs": "formats", "tifffile": "formats",
     "ml_collections": "eval",
     "etils": "train", "optax": "train", "orbax": "train", "tensorboard": "train",
 }  # fmt: skip
 """The extra that brings each optional package."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of errors that name no file: the one that is being written has no room."""
 
 _COMMANDS = (score, models, data, train, evaluate, convert, check)
 
@@ -60,6 +67,15 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with the words after its name; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with _any_name_can_be_printed():
+        try:
+            code = _run(words)
+        finally:  # also at the end of --help
+            error = _flush()
+        return code if error is None else failed(_unwritable(error))
+
+
+def _run(words: list[str]) -> int:
     shown = warnings.showwarning
     try:
         overrides, words = split_overrides(words)
@@ -68,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return failed(f"{overrides[0]}: this command has no config")
         args.overrides = overrides
         warnings.showwarning = _show_warning
-        code = args.run(args)
-        sys.stdout.flush()  # so that a reader that went away is seen here
-        return code
+        return args.run(args)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
@@ -80,10 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f" [{EXTRAS[package]}]"
         )
     except BrokenPipeError:
-        # The reader went away, as `| head` does; keep Python from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush()
         return 0
     except OSError as error:
+        _flush()
+        if error.filename is None and error.errno in _FULL:
+            return failed(_unwritable(error))
         named = error.filename is not None and error.strerror
         return failed(
             f"{error.filename}: {error.strerror}" if named else one_line(error)
@@ -97,9 +113,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = shown
 
 
+@contextlib.contextmanager
+def _any_name_can_be_printed() -> Iterator[None]:
+    """Escapes what the locale has no characters for, and bytes that are none."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # it was closed meanwhile
+            stream.reconfigure(errors=before)
+
+
+def _flush() -> OSError | None:
+    """Writes out what standard output still holds; returns why it cannot.
+
+    If its reader went away, as `| head` does, that is no error. What is left is thrown
+    away in both cases, or Python would try again at its end and complain.
+    """
+    if sys.stdout is None:  # closed by who called
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None if isinstance(error, BrokenPipeError) else error
+    return None
+
+
+def _unwritable(error: OSError) -> str:
+    return f"the output cannot be written: {error.strerror}"
+
+
 def failed(message: str) -> int:
     """Prints an error in its one line; returns the exit code."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return EXIT_ERROR
 
 
@@ -120,4 +172,5 @@ def _parser() -> Parser:
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    print(f"warning: {one_line(Warning(message))}", file=sys.stderr)
+    text = printable(one_line(Warning(message)))
+    print(f"warning: {text}", file=sys.stderr)

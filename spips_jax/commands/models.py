@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from spips_jax.commands.rows import json_line
 from spips_jax.messages import UserError, one_of
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [describe(name) for name in NAMES]
     if args.json:
         for row in rows:
-            print(json.dumps(row))
+            print(json_line(row))
         return 0
     from rich.table import Table
 
@@ -112,7 +112,7 @@ def _print_card(name: str, *, as_json: bool) -> int:
         cards = ", ".join(filter(weights.embedded, NAMES))
         raise UserError(f"{name} has no card, only {cards} have: they come trained")
     if as_json:
-        print(json.dumps(model_file.read_card(file), ensure_ascii=False))
+        print(json_line(model_file.read_card(file)))
     else:
         print(file.with_suffix(".md").read_text(encoding="utf-8"), end="")
     return 0

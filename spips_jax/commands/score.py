@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spips_jax.commands.pairs import Pair, find_pairs, make_folder, map_files
-from spips_jax.messages import UserError, one_line
+from spips_jax.commands.rows import check_ending, opinion_of, writers
+from spips_jax.messages import UserError, one_line, out_of_memory
 
 if TYPE_CHECKING:
-    from spips_jax.calibration import Calibration
+    from spips_jax.image_files import ImageFile
     from spips_jax.metric import Metric
-    from spips_jax.spips import Features
+
+DEFAULT = "spips-lite"
 
 _EPILOG = """\
 examples:
   spips score --example --maps maps/
   spips score photo.png photo.jpg
-  spips score originals/ compressed/ --maps maps/
-  spips score --pairs pairs.csv --model lpips-alexnet --json > scores.jsonl
+  spips score originals/ compressed/ --recursive --output scores.csv
+  spips score --pairs pairs.csv --model spips-lite --model ssim --json > scores.jsonl
 
-A pair that cannot be scored is one line on standard error, and makes the exit code 2;
-the others are scored all the same.
+Rows come as they are scored: tab-separated in a pipe, a table on a terminal. A pair
+that cannot be scored is one line on standard error, and makes the exit code 2; the
+others are scored all the same. So does what is in a folder and in no pair, unless
+--allow-missing is given.
 """
 
 
@@ -53,11 +57,22 @@ def add_to(commands: Any) -> None:
         help="score the two images that come with the package",
     )
     parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="look into the folders in folders; files are matched by relative path",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="exit with 0 although files of folders are in no pair; they are named all"
+        " the same",
+    )
+    parser.add_argument(
         "--model",
-        default="spips-lite",
+        action="append",
         metavar="NAME",
-        help="a name that `spips models` lists, or the file of a trained model"
-        " (default: %(default)s)",
+        help="a name that `spips models` lists, or the file of a trained model; may be"
+        f" given many times (default: {DEFAULT})",
     )
     parser.add_argument(
         "--untrained",
@@ -75,7 +90,18 @@ def add_to(commands: Any) -> None:
         help="the second file of an LPIPS or DISTS model (default: the cache)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object a line and a pair"
+        "--convert-profiles",
+        action="store_true",
+        help="convert embedded colour profiles to sRGB (default: values as stored, and"
+        " a warning where two images' profiles differ)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object a line and a score"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write the scores to a file, too: .csv, .json or .jsonl",
     )
     parser.add_argument(
         "--maps", metavar="DIR", help="write heat maps of the differences, a PNG a pair"
@@ -85,112 +111,226 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from spips_jax.baselines import BASELINES
     from spips_jax.cache import cache_compilations
     from spips_jax.progress import Bar
 
-    pairs, problems = find_pairs(args)
-    if (
-        args.maps is not None
-        and args.model in BASELINES
-        and not BASELINES[args.model].has_maps
-    ):
-        raise UserError(f"--maps: {args.model} compares whole images, it has no maps")
+    models = args.model or [DEFAULT]
+    _check_options(args, models)
+    found = find_pairs(args)
+    pairs = found.pairs
     files = map_files(pairs, args.maps)
-    metric = load(args)
+    output = _output(args, pairs)
+    metrics = [load(args, model) for model in models]
     if args.maps is not None:
         make_folder(args.maps)
     cache_compilations()
-    failed = len(problems)
-    rows: list[dict[str, Any]] = []
+    sinks = writers(metrics, as_json=args.json, output=output)
+    incomplete = bool(found.problems)
     with Bar("scoring", total=len(pairs), shown=len(pairs) > 1) as progress:
-        for problem in problems:
+        for line in found.left_out:
+            incomplete |= not args.allow_missing
+            kind = "warning" if args.allow_missing else "error"
+            progress.message(f"{kind}: left out: {line}")
+        for problem in found.problems:
             progress.message(f"error: {problem}")
         try:
-            for row in score_pairs(metric, pairs, files):
-                if "error" in row:
-                    failed += 1
-                    progress.message(f"error: {row['error']}")
-                if args.json:
-                    print(json.dumps(row, ensure_ascii=False), flush=True)
-                rows.append(row)
+            for scored in score_pairs(
+                metrics, pairs, files, convert_profiles=args.convert_profiles
+            ):
+                for line in scored.errors:
+                    incomplete = True
+                    progress.message(f"error: {line}")
+                for line in scored.warnings:
+                    progress.message(f"warning: {line}")
+                for sink in sinks:
+                    sink.write(scored.rows)
                 progress.advance(1)
         finally:
             # After an interruption, too: what was scored is shown.
             progress.close()
-            if not args.json:
-                _print_table(rows, metric)
-    return 2 if failed else 0
+            for sink in sinks:
+                sink.close()
+    return 2 if incomplete else 0
 
 
-def load(args: argparse.Namespace) -> Metric:
-    """Loads the metric that the options name."""
+def _check_options(args: argparse.Namespace, models: Sequence[str]) -> None:
+    """Raises `UserError` for options that do not go with the models."""
+    from spips_jax.baselines import BASELINES
+
+    twice = [model for model in models if models.count(model) > 1]
+    if twice:
+        raise UserError(f"--model {twice[0]} is given twice: once is enough")
+    for option in ("weights", "head", "maps"):
+        if len(models) > 1 and getattr(args, option) is not None:
+            raise UserError(
+                f"--{option} goes with one model, not with {', '.join(models)}: score"
+                " them one at a time"
+            )
+    (model, *_) = models
+    if args.maps is not None and model in BASELINES and not BASELINES[model].has_maps:
+        raise UserError(f"--maps: {model} compares whole images, it has no maps")
+
+
+def _output(args: argparse.Namespace, pairs: Sequence[Pair]) -> Path | None:
+    """Checks the file that scores are written to, before any work."""
+    from spips_jax.outputs import check_files
+
+    if args.output is None:
+        return None
+    path = Path(args.output).expanduser()
+    check_ending(path)
+    inputs = [image for pair in pairs for image in (pair.reference, pair.distorted)]
+    inputs += [file for file in (args.pairs, args.weights, args.head) if file]
+    inputs += args.model or []
+    check_files([path], inputs=inputs, option="--output")
+    return path
+
+
+def load(args: argparse.Namespace, model: str) -> Metric:
+    """Loads one of the metrics that the options name."""
     from spips_jax import loading
 
-    if args.untrained and args.model not in loading.MODELS:
-        loading.check_name(args.model)
+    if args.untrained and model not in loading.MODELS:
+        loading.check_name(model)
         raise UserError(
-            f"--untrained: {args.model} has no uniform head, only"
+            f"--untrained: {model} has no uniform head, only"
             f" {', '.join(loading.MODELS)} have"
         )
     return loading.load(
-        args.model, trained=not args.untrained, weights=args.weights, head=args.head
+        model, trained=not args.untrained, weights=args.weights, head=args.head
     )
 
 
-def score_pairs(
-    metric: Metric, pairs: Sequence[Pair], map_files: Sequence[Path | None]
-) -> Iterator[dict[str, Any]]:
-    """Scores pairs one by one; a pair that fails has "error" and no score."""
-    from spips_jax import images
+@dataclass(frozen=True)
+class Scored:
+    """What came of a pair.
 
-    seen: tuple[str, Features] | None = None
-    calibration = metric.calibration
+    Attributes:
+      rows: one for each metric, with "error" where it has no score.
+      warnings: lines.
+    """
+
+    rows: list[dict[str, Any]]
+    warnings: list[str]
+
+    @property
+    def errors(self) -> list[str]:
+        """The different errors of the rows."""
+        return list(dict.fromkeys(row["error"] for row in self.rows if "error" in row))
+
+
+def score_pairs(
+    metrics: Sequence[Metric],
+    pairs: Sequence[Pair],
+    map_files: Sequence[Path | None],
+    *,
+    convert_profiles: bool = False,
+) -> Iterator[Scored]:
+    """Scores pairs one by one by each metric, whatever is wrong with one of them."""
+    from spips_jax.image_files import open_image
+
+    def read(path: str) -> ImageFile:
+        # Each metric says itself which size it needs.
+        return open_image(path, min_size=1, convert_profile=convert_profiles)
+
+    reference: _Reference | None = None
     for pair, map_file in zip(pairs, map_files, strict=True):
-        row: dict[str, Any] = {
-            "reference": pair.reference,
-            "distorted": pair.distorted,
-            "model": metric.name,
-            "score": None,
-        }
-        if calibration is not None:
-            row[calibration.opinion] = None
+        # A reference often meets several images in a row: it is run once.
+        if reference is None or reference.path != pair.reference:
+            reference = _Reference(pair.reference, read)
+        warnings: list[str] = []
+        rows = [_row(pair, metric) for metric in metrics]
         try:
-            # A reference often meets several images in a row: it is run once.
-            if seen is None or seen[0] != pair.reference:
-                reference = images.read_image(pair.reference)
-                seen = (pair.reference, metric.features(reference))
-            row |= _compare(metric, seen[1], pair, map_file)
-            if calibration is not None:
-                row[calibration.opinion] = float(calibration(row["score"]))
-        except (UserError, OSError) as error:
-            row["error"] = one_line(error)
-        yield row
+            original, image = reference.image(), read(pair.distorted)
+        except Exception as error:
+            reason = _reason(error, "")
+            for row in rows:
+                row["error"] = reason
+            yield Scored(rows, warnings)
+            continue
+        if original.profile != image.profile:
+            warnings.append(
+                f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
+                f" {original.profile} and {image.profile}; values are compared as"
+                " stored (--convert-profiles converts both to sRGB)"
+            )
+        for number, (metric, row) in enumerate(zip(metrics, rows, strict=True)):
+            try:
+                features = reference.features(number, metric)
+                row |= _compare(metric, features, image, map_file)
+                if metric.calibration is not None:
+                    opinion = float(metric.calibration(row["score"]))
+                    row[metric.calibration.opinion] = opinion
+            except Exception as error:
+                row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
+        yield Scored(rows, warnings)
+
+
+def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
+    row = {
+        "reference": pair.reference,
+        "distorted": pair.distorted,
+        "model": metric.name,
+        "score": None,
+    }
+    opinion = opinion_of(metric)
+    return row if opinion is None else {**row, opinion: None}
+
+
+class _Reference:
+    """An original: its pixels and each metric's features of it, made when needed."""
+
+    def __init__(self, path: str, read: Callable[[str], ImageFile]) -> None:
+        self.path = path
+        self._read = read
+        self._image: ImageFile | None = None
+        self._features: dict[int, Any] = {}
+
+    def image(self) -> ImageFile:
+        if self._image is None:
+            self._image = self._read(self.path)
+        return self._image
+
+    def features(self, number: int, metric: Metric) -> Any:
+        if number not in self._features:
+            self._features[number] = metric.features(self.image().pixels)
+        return self._features[number]
+
+
+def _reason(error: Exception, names: str) -> str:
+    """Why a pair has no score, in a line; raises what ends the run all the same.
+
+    Args:
+      error: what was raised.
+      names: of the files, where the error's message has none.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        raise error  # an extra that is missing is missing for all pairs
+    if out_of_memory(error):
+        return f"{names}too large for the memory; scale or crop both"
+    if isinstance(error, UserError | OSError):
+        return f"{names}{one_line(error)}"
+    return f"{names}{type(error).__name__}: {one_line(error)}"
 
 
 def _compare(
-    metric: Metric, features: Features, pair: Pair, map_file: Path | None
+    metric: Metric,
+    features: Any,
+    distorted: ImageFile,
+    map_file: Path | None,
 ) -> dict[str, Any]:
     import jax
 
-    from spips_jax import images
-
-    distorted = images.read_image(pair.distorted)
-    try:
-        if map_file is None:
-            return {"score": _finite(float(metric(features, distorted)), pair)}
-        parts = metric.explain(features, distorted)
-    except images.ImageError as error:
-        raise images.ImageError(
-            f"{pair.reference}, {pair.distorted}: {error}"
-        ) from None
-    score = _finite(float(parts.score), pair)
+    if map_file is None:
+        return {"score": _finite(float(metric(features, distorted.pixels)))}
+    parts = metric.explain(features, distorted.pixels)
+    score = _finite(float(parts.score))
     from spips_jax.heatmaps import write_heat_maps
 
     write_heat_maps(
         map_file,
         reference=jax.device_get(features.image),
-        distorted=distorted,
+        distorted=distorted.pixels,
         comparison=jax.device_get(parts),
         title=f"{metric.name} {score:.4f}",
     )
@@ -198,78 +338,8 @@ def _compare(
     return {"score": score, **streams, "maps": str(map_file)}
 
 
-def _finite(score: float, pair: Pair) -> float:
-    """JSON has no NaN, and 8-bit images no way to one but through bad weights."""
+def _finite(score: float) -> float:
+    """JSON has no NaN, and images no way to one but through bad weights."""
     if not math.isfinite(score):
-        raise UserError(f"{pair.distorted}: the score is {score}, not a number")
+        raise UserError(f"the score is {score}, not a number")
     return score
-
-
-def _print_table(rows: Sequence[dict[str, Any]], metric: Metric) -> None:
-    from rich.table import Table
-
-    from spips_jax.commands.tables import console
-
-    scored = [row for row in rows if row["score"] is not None]
-    screen = console()
-    if not scored:
-        return
-    calibration = metric.calibration
-    opinion = [calibration.opinion] if calibration is not None else []
-    if not screen.is_terminal:  # for cut, awk and spreadsheets
-        print("reference", "distorted", metric.name, *opinion, sep="\t")
-        for row in scored:
-            numbers = [f"{row[key]:.6f}" for key in ("score", *opinion)]
-            print(row["reference"], row["distorted"], *numbers, sep="\t")
-        return
-    table = Table()
-    for column in ("reference", "distorted"):
-        table.add_column(column, overflow="fold")  # names in full, over several lines
-    for column in (metric.name, *opinion):
-        table.add_column(column, justify="right")
-    for row in scored:
-        cells = [row["reference"], row["distorted"], f"{row['score']:.4f}"]
-        if calibration is not None:
-            cells.append(_opinion(row[calibration.opinion], calibration))
-        table.add_row(*cells)
-    screen.print(table)
-    direction = (
-        "higher is better"
-        if metric.higher_is_better
-        else "lower is better, 0 is identical"
-    )
-    if calibration is None:
-        screen.print(direction)
-        return
-    screen.print(f"{metric.name}: {direction}")
-    for line in _legend(calibration):
-        screen.print(line)
-
-
-def _opinion(value: float, calibration: Calibration) -> str:
-    """An opinion to read, to a thousandth of its scale or so."""
-    if calibration.opinion == "preference":
-        return f"{100 * value:.0f} %"
-    low, high = calibration.scale
-    return f"{value:.{max(0, 3 - math.ceil(math.log10(high - low)))}f}"
-
-
-def _legend(calibration: Calibration) -> list[str]:
-    """What opinions and scores mean, in lines."""
-    low, high = calibration.scale
-    what = {
-        "mos": f"what people would say, from {low:g} (worst) to {high:g} (best)",
-        "dmos": f"what people would say, from {low:g} (best) to {high:g} (worst)",
-        "preference": "how many people would prefer the reference, 50 % being chance",
-    }[calibration.opinion]
-    rows = [
-        (f"{a:.4f} to {b:.4f}" if math.isfinite(b) else f"{a:.4f} and more", words)
-        for words, a, b in calibration.legend()
-    ]
-    width = max(len(scores) for scores, _ in rows)
-    return [
-        f"{calibration.opinion}: {what}",
-        f"fitted to {calibration.examples:,} examples of {calibration.dataset}, RMSE"
-        f" {_opinion(calibration.rmse, calibration)}",
-        *(f"  {scores:<{width}}  {words}" for scores, words in rows),
-    ]

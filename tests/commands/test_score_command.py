@@ -96,7 +96,9 @@ def test_folders_match_by_name_then_by_stem(home, capsys):
         ("ref/two.png", "dist/two.jpg"),
     }
     assert err.splitlines() == [
-        "error: dist/four.png: no image of this name in ref",
+        "error: left out: dist: 1 file of no known image format: notes.txt",
+        "error: left out: dist/four.png: ref has no image of its name",
+        "error: left out: ref/unused.png: dist has no image of its name",
         "error: dist/three.jpg: both three.bmp and three.png in ref could be meant",
     ]
 
