@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import re
 import stat
@@ -124,6 +125,8 @@ def _endings() -> frozenset[str]:
 @functools.cache  # once: registering again adds the formats again
 def _register_plugins() -> None:
     """Makes Pillow know the formats whose plug-ins are installed."""
+    for name in ("PIL", "tifffile"):  # or what they log is printed, beside our errors
+        logging.getLogger(name).addHandler(logging.NullHandler())
     with contextlib.suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pillow_jxl  # noqa: F401 - it registers itself

@@ -16,11 +16,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-_UNPRINTABLE = re.compile(
-    # Control characters, halves of characters (bytes of a name that are no UTF-8), line
-    # separators, and what turns the direction of writing.
+UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
+"""Control characters, halves of characters (bytes of a name that are no UTF-8), line
+separators, and what turns the direction of writing."""
 
 
 def printable(text: str) -> str:
@@ -29,7 +29,7 @@ def printable(text: str) -> str:
     >>> print(printable("a\tb\udcff.png"))
     a\tb\xff.png
     """
-    return _UNPRINTABLE.sub(_escape, text)
+    return UNPRINTABLE.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -70,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _any_name_can_be_printed():
         try:
             code = _run(words)
-        finally:  # also at the end of --help
-            error = _flush()
+        except SystemExit:  # the end of --help, too
+            if (error := _flush()) is not None:
+                raise SystemExit(failed(_unwritable(error))) from None
+            raise
+        error = _flush()
         return code if error is None else failed(_unwritable(error))
 
 

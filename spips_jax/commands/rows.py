@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from spips_jax.messages import UserError, printable
+from spips_jax.messages import UNPRINTABLE, UserError, printable
 from spips_jax.outputs import SCORE_COLUMNS
 
 if TYPE_CHECKING:
@@ -35,14 +35,16 @@ class Writer(Protocol):
 def json_line(row: Any, *, encoding: str | None = None) -> str:
     """A row in one line of JSON, with escapes for what the encoding does not have.
 
-    Names that are no UTF-8 keep Python's stand-ins for their bytes, which `os.fsencode`
-    turns back.
+    Nor is there, unescaped, what some readers take for the end of a line. Names that
+    are no UTF-8 keep Python's stand-ins for their bytes, which `os.fsencode` turns
+    back.
 
     Args:
       row: what to write.
       encoding: that of standard output by default.
     """
     text = json.dumps(row, ensure_ascii=False)
+    text = UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode(encoding or getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -443,7 +443,7 @@ def test_every_command_ends_alike(monkeypatch, capsys, command):
         main(words)
 
 
-@pytest.mark.parametrize("words", [["models"], ["models", "spips-lite"], ["--help"]])
+@pytest.mark.parametrize("words", [["models"], ["data", "list"], ["--help"]])
 def test_a_reader_that_goes_away_is_no_error(words):
     with subprocess.Popen(
         [sys.executable, "-m", "spips_jax", *words],

@@ -151,6 +151,7 @@ ODD_NAMES = [
     "quote\",'comma.png",
     "emoji \N{GRINNING FACE}.png",
     "é.png",
+    "line \N{LINE SEPARATOR} and next \x85.png",
     "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe.png",
     os.fsdecode(b"latin \xe9.png"),
     " ",
@@ -264,20 +265,36 @@ def test_an_output_file_is_checked_before_any_work(capsys, output, message):
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
-def test_a_full_disk_is_one_line(capsys):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("score", "a.png", "a.png", *PSNR),
+        ("score", "a.png", "a.png", *PSNR, "--json"),
+        ("score", "--help"),
+        ("models",),
+        ("models", "--json"),
+        ("models", "spips-lite"),
+        ("data", "list"),
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_is_one_line(capfd, monkeypatch, words):
     save("a.png")
-    for words in (("--json",), ()):
-        with open("/dev/full", "w") as full:
-            command = [sys.executable, "-m", "spips_jax", "score", "a.png", "a.png"]
-            done = subprocess.run(
-                [*command, *PSNR, *words], stdout=full, stderr=subprocess.PIPE
-            )
-        assert done.returncode == 2
-        assert done.stderr.decode().splitlines() == [
-            "error: the output cannot be written: No space left on device"
-        ]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        try:
+            code = main(list(words))
+        except SystemExit as ended:
+            code = ended.code
+    assert code == 2
+    assert capfd.readouterr().err.splitlines() == [
+        "error: the output cannot be written: No space left on device"
+    ]
+
+
+def test_a_file_without_room_is_one_line(capsys):
     os.symlink("/dev/full", "full.csv")
-    code, _, lines = score(capsys, "a.png", "a.png", "--output", "full.csv")
+    code, _, lines = score(capsys, save("a.png"), "a.png", "--output", "full.csv")
     assert code == 2
     assert len(lines) == 1
 
