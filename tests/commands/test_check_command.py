@@ -59,6 +59,14 @@ def test_a_planted_difference_is_found(written, capsys):
     assert main(["check", write(written), "--tolerance", "0.5"]) == 0
 
 
+def test_a_pair_that_is_gone_leaves_the_others(written, capsys):
+    Path("b.png").unlink()
+    assert main(["check", write(written)]) == 2
+    out, err = capsys.readouterr()
+    assert err == "error: b.png: no such file\n"
+    assert out.splitlines()[-1] == "1 of 2 scores agree, to 1e-05 relative"
+
+
 def test_files_are_looked_for_beside_the_scores_too(written, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
