@@ -147,7 +147,7 @@ def test_a_sample_of_the_kinds_is_drawn_for_each_reference(tmp_path: Path) -> No
             {"tiles": True, "photographs": "small", "size": 64},
             "s.png: is 40x40 .* too small.* 64x64",
         ),
-        ({"kinds": ["fog"]}, "no distortion fog; there are gaussian_noise"),
+        ({"kinds": ["fog"]}, "distortion 'fog' is not one of gaussian_noise"),
         ({"scenes": 0}, "0 scenes"),
         ({"photographs": "none"}, "none: no such folder"),
         ({"photographs": "."}, "holds no images"),
