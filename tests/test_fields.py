@@ -56,6 +56,8 @@ TRAINING: dict[str, tuple[Any, str]] = {
     "seed": (True, "seed is True: it must be a whole number"),
     "name": (3, "name is 3: it must be a text"),
     "model.dtype": ("floaf32", "did you mean float32"),
+    "model.classical": ("psnr,sism", "each once; did you mean ssim"),
+    "model.streams": ("perceptual,semantics", "this order; did you mean semantic"),
 }
 
 EVALUATION: dict[str, tuple[Any, str]] = {

@@ -243,7 +243,9 @@ def _check_loses_nothing(name: str, *, old: Path, new: Path) -> None:
         lost = [
             row["id"]
             for row in csv.DictReader(file)
-            if (row["split"], row["id"]) in left_out
+            # A photograph that cannot be read has no tiles: its own name is noted.
+            for name in (row["id"], row["reference_id"].rpartition("#")[0])
+            if (row["split"], name) in left_out
         ]
     if lost:
         raise DataError(
@@ -259,7 +261,8 @@ _REPLACED = ".replaced"
 def _put(new: Path, folder: Path) -> None:
     """Moves a set into its place; what was there is deleted after that, not before."""
     old = folder.with_name(folder.name + _REPLACED)
-    shutil.rmtree(old, ignore_errors=True)  # `_recover` has seen to it that it is old
+    _recover(folder)
+    shutil.rmtree(old, ignore_errors=True)  # if there still, the folder is newer
     if folder.exists():
         folder.rename(old)
     try:

@@ -8,7 +8,7 @@ and `setup` take it apart; no step sees it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -199,13 +199,13 @@ def check(config: ConfigDict) -> None:
         if not given or given != [one for one in known if one in given]:
             raise TrainingError(
                 f"model.{name} is {config.model[name]!r}: name some of"
-                f" {','.join(known)}, in this order"
+                f" {','.join(known)}, in this order{_nearest(given, known)}"
             )
     maps = parse_names(config.model.classical)
     if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(MAPS):
         raise TrainingError(
             f"model.classical is {config.model.classical!r}: name some of"
-            f" {','.join(MAPS)}, each once"
+            f" {','.join(MAPS)}, each once{_nearest(maps, MAPS)}"
         )
     if config.optim.average >= 1:
         raise TrainingError(
@@ -246,6 +246,12 @@ def check(config: ConfigDict) -> None:
                 " is grouped by it; leave it out, or set grouped"
             )
     _check_fold(config)
+
+
+def _nearest(given: Iterable[str], known: Iterable[str]) -> str:
+    """A hint for the first of some names that is not known."""
+    known = tuple(known)
+    return next((hint(name, known) for name in given if name not in known), "")
 
 
 def _check_fields(config: ConfigDict) -> None:

@@ -151,15 +151,28 @@ def test_a_bad_pair_of_an_official_set_is_left_out(
 
 
 def test_a_bad_photograph_is_left_out_of_tiles(layout: Path) -> None:
-    (layout / BAD).write_bytes(b"no")
     lines: list[str] = []
-    data.prepare(
-        "synthetic/tiles", data_dir=layout.parent / "out", photographs=layout, size=32,
-        tiles=True, kinds=["jpeg"], problem=lines.append,
-    )  # fmt: skip
+
+    def prepare_tiles(overwrite: bool) -> None:
+        data.prepare(
+            "synthetic/tiles", data_dir=layout.parent / "out", photographs=layout,
+            size=32, tiles=True, kinds=["jpeg"], problem=lines.append,
+            overwrite=overwrite,
+        )  # fmt: skip
+
+    good = (layout / BAD).read_bytes()
+    (layout / BAD).write_bytes(b"no")
+    prepare_tiles(False)
     assert len(lines) == 1
     references = opened(layout, "synthetic/tiles").references
     assert references == ("a#0-0", "c#0-0", "d#0-0", "r#0-0")
+    (layout / BAD).write_bytes(good)
+    prepare_tiles(True)
+    assert len(opened(layout, "synthetic/tiles").references) == 5
+    (layout / BAD).write_bytes(b"no")
+    with pytest.raises(DataError, match="would lack b#0-0/jpeg/1, "):
+        prepare_tiles(True)
+    assert len(opened(layout, "synthetic/tiles").references) == 5
 
 
 def test_a_split_of_bad_pairs_alone_is_not_there(tmp_path: Path) -> None:
