@@ -102,41 +102,41 @@ def open_image(
 ) -> ImageFile:
     """Reads an image file and what it says of its colours; see `read_image`."""
     # All of it at once: a file that is written meanwhile is one version or damaged.
-    data = _read(Path(path))
-    with _named(path):
-        found = _decode(data, path, deep=deep, convert_profile=convert_profile)
-    check_images(found.pixels, name=str(path), min_size=min_size)
+    return decode_image(
+        read_file(path),
+        name=str(path),
+        min_size=min_size,
+        deep=deep,
+        convert_profile=convert_profile,
+    )
+
+
+def decode_image(
+    data: bytes,
+    *,
+    name: str,
+    min_size: int = MIN_SIZE,
+    deep: bool = True,
+    convert_profile: bool = False,
+) -> ImageFile:
+    """Decodes the bytes of an image file; see `read_image`.
+
+    Args:
+      data: the whole file.
+      name: what errors call it; its ending tells a format whose plug-in is missing.
+      min_size: as of `read_image`, like the others.
+      deep: likewise.
+      convert_profile: likewise.
+    """
+    with _named(name):
+        found = _decode(data, deep=deep, convert_profile=convert_profile)
+    check_images(found.pixels, name=name, min_size=min_size)
     return found
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether a file's ending is one of an image format that is known here."""
-    return path.suffix.lower() in _endings()
-
-
-@functools.cache
-def _endings() -> frozenset[str]:
-    from PIL import Image
-
-    _register_plugins()
-    return frozenset((*Image.registered_extensions(), *_PLUGINS))
-
-
-@functools.cache  # once: registering again adds the formats again
-def _register_plugins() -> None:
-    """Makes Pillow know the formats whose plug-ins are installed."""
-    for name in ("PIL", "tifffile"):  # or what they log is printed, beside our errors
-        logging.getLogger(name).addHandler(logging.NullHandler())
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pillow_jxl  # noqa: F401 - it registers itself
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-
-
-def _read(path: Path) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a file at once; raises `ImageError` in one line where that fails."""
+    path = Path(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
@@ -155,8 +155,39 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{path}: cannot be read ({reason})") from None
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether a file's ending is one of an image format that is known here."""
+    return path.suffix.lower() in _endings()
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    from PIL import Image
+
+    _register_plugins()
+    return frozenset((*Image.registered_extensions(), *_PLUGINS))
+
+
+@functools.cache  # once: registering again adds the formats again
+def _register_plugins() -> None:
+    """Makes Pillow know the formats whose plug-ins are installed."""
+    for name in (
+        "PIL",
+        "imagecodecs",
+        "tifffile",
+    ):  # or what they log is printed, beside our errors
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pillow_jxl  # noqa: F401 - it registers itself
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 @contextlib.contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+def _named(path: str) -> Iterator[None]:
     """Turns whatever a decoder raises into an `ImageError` that names the file."""
     from PIL import Image, UnidentifiedImageError
 
@@ -196,9 +227,7 @@ def _installed() -> set[str]:
     return {plugin for name, plugin in formats.items() if name in Image.OPEN}
 
 
-def _decode(
-    data: bytes, path: str | os.PathLike[str], *, deep: bool, convert_profile: bool
-) -> ImageFile:
+def _decode(data: bytes, *, deep: bool, convert_profile: bool) -> ImageFile:
     from PIL import ImageOps
 
     from spips_jax.bit_depth import bits_per_channel, is_hdr

@@ -60,7 +60,7 @@ def some_of(names: Sequence[str], *, shown: int = 3) -> str:
     """
     first = ", ".join(names[:shown])
     more = len(names) - shown
-    return f"{first} and {more} more" if more > 0 else first
+    return f"{first} and {more:,} more" if more > 0 else first
 
 
 def one_of(what: str, name: str, known: Iterable[str], *, more: str = "") -> str:
@@ -76,6 +76,22 @@ def one_of(what: str, name: str, known: Iterable[str], *, more: str = "") -> str
       more: follows the list of names, as ", nor a .safetensors file".
     """
     known = tuple(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{what} {name!r} is not one of {', '.join(known)}{more}{hint}"
+    return f"{what} {name!r} is not one of {', '.join(known)}{more}{hint(name, known)}"
+
+
+def hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Ends a message with the nearest of the names there are, or with nothing.
+
+    Upper and lower case do not count.
+
+    >>> hint("LIVE", ["csiq", "live"])
+    '; did you mean live?'
+
+    Args:
+      name: the name that was given.
+      known: the names there are.
+      cutoff: how alike they must be, from 0 to 1, as difflib measures it.
+    """
+    folded = {one.casefold(): one for one in known if one}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return f"; did you mean {folded[near[0]]}?" if near else ""

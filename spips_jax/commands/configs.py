@@ -6,6 +6,8 @@ was installed.
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import runpy
 import traceback
@@ -79,10 +81,7 @@ def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) ->
     from ml_collections import config_flags
 
     path = find(name, kind)
-    try:
-        config = runpy.run_path(str(path))["get_config"]()
-    except Exception as error:  # a config is a program and may raise anything
-        raise UserError(_located(path, error)) from error
+    config = _made(path)
     words = ["spips", *overrides]
     values = flags.FlagValues()
     try:
@@ -101,14 +100,96 @@ def read(name: str, overrides: Sequence[str], *, kind: str = "", fields: str) ->
         ) from None
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
+    except Exception as error:  # of a field that is computed from others
+        _compute(path, config, overrides)
+        raise UserError(f"{path}: {_said(error)}{_with(overrides)}") from error
+    _compute(path, holder.value, overrides)
     return holder.value
+
+
+def _made(path: Path) -> Any:
+    """What `get_config` of a file returns."""
+    from ml_collections import ConfigDict
+
+    try:
+        made = runpy.run_path(str(path))
+        if "get_config" not in made:
+            raise UserError("has no function get_config that returns a config")
+        config = made["get_config"]()
+    except (Exception, SystemExit) as error:  # a config is a program: raises anything
+        raise UserError(_located(path, error)) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config returns a {type(config).__name__}, it must return a"
+            " ConfigDict: begin with default() and return it"
+        )
+    return config
 
 
 def _located(path: Path, error: BaseException) -> str:
     """The error of a config's file, with the line."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename) == path.resolve() or frame.filename == str(path):
-            return f"{path}, line {frame.lineno}: {one_line(error)}"
+        if frame.filename == str(path) or _same(frame.filename, path):
+            return f"{path}, line {frame.lineno}: {_said(error)}"
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{path}, line {error.lineno}: {error.msg}"
+    return f"{path}: {_said(error)}"
+
+
+def _same(filename: str, path: Path) -> bool:
+    try:
+        return os.path.samefile(filename, path)
+    except OSError:
+        return False
+
+
+def _said(error: BaseException) -> str:
+    """An error's words; with its type where they are a bare name or number."""
+    if isinstance(error, LookupError | SystemExit) and str(error):
+        return f"{type(error).__name__}: {one_line(error)}"
     return one_line(error)
+
+
+def _compute(path: Path, config: Any, overrides: Sequence[str]) -> None:
+    """Computes every field: one may be a formula of others, which overrides change.
+
+    Raises:
+      UserError: one that cannot be computed; with its file, and its line if it is set
+        by its name there.
+    """
+
+    def walk(node: Any, prefix: str) -> None:
+        for name in node:
+            field = f"{prefix}{name}"
+            try:
+                value = node[name]
+            except Exception as error:
+                line = _line_of(path, str(name))
+                raise UserError(
+                    f"{path}{f', line {line}' if line else ''}: {field} cannot be"
+                    f" computed: {_said(error)}{_with(overrides)}"
+                ) from error
+            if hasattr(value, "items"):
+                walk(value, f"{field}.")
+
+    walk(config, "")
+
+
+def _with(overrides: Sequence[str]) -> str:
+    return f" (with {' '.join(overrides)})" if overrides else ""
+
+
+def _line_of(path: Path, field: str) -> int | None:
+    """The last line of a config's file that sets a field of this name."""
+    lines = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and node.attr == field
+        )
+        or (isinstance(node, ast.keyword) and node.arg == field)
+        or (isinstance(node, ast.Constant) and node.value == field)
+    ]
+    return max(lines, default=None)

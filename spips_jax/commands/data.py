@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from spips_jax.messages import UserError
+from spips_jax.messages import UserError, one_of
 
 _EPILOG = """\
 examples:
@@ -17,6 +17,9 @@ examples:
   spips data prepare synthetic --photographs photos/ --name photos
   spips data prepare synthetic --photographs photos/ --name tiles --size 256 --tiles
   spips data show tid2013 --output tid2013.png
+
+exit codes: 0 the set is there; 2 an error in one line or, of prepare, a line for each
+pair whose images are bad: the set then has all the others
 """
 
 
@@ -41,7 +44,9 @@ def add_to(commands: Any) -> None:
         " and name the\nfolder with --manual_dir.",
     )
     building.add_argument(
-        "set", metavar="SET", help="a name that `spips data list` gives"
+        "set",
+        metavar="SET",
+        help="a name that `spips data list` gives; pair_list/NAME, synthetic/NAME",
     )
     _add_data_dir(building)
     building.add_argument(
@@ -53,7 +58,8 @@ def add_to(commands: Any) -> None:
     building.add_argument(
         "--partial",
         action="store_true",
-        help="build what is there, though it is not the whole set",
+        help="build what is there, though it is not the whole set, or take a set that"
+        " was prepared in part",
     )
     building.add_argument(
         "--overwrite",
@@ -121,10 +127,23 @@ def _list(args: argparse.Namespace) -> int:
 
     from spips_jax.agreement import OPINIONS
     from spips_jax.commands.tables import console
-    from spips_jax.data.sets import BUILDERS, prepared
+    from spips_jax.data.sets import BUILDERS, describe, prepared
     from spips_jax.kinds import PROTOCOLS
 
     there = prepared(args.data_dir)
+    partial = []
+
+    def described(name: str) -> tuple[str, str, str]:
+        """Of a prepared set: its examples, references, and how much of it is there."""
+        try:
+            found = describe(name, data_dir=args.data_dir)
+        except UserError:
+            return "?", "?", "damaged"
+        if found.partial:
+            partial.append(f"{name} is prepared in part: {found.partial}")
+        whole = found.partial.partition(";")[0]
+        return f"{found.examples:,}", f"{found.references:,}", whole
+
     table = Table(
         "set", "examples", "references", "score", "scores compare", "prepared",
         "get it from",
@@ -133,7 +152,11 @@ def _list(args: argparse.Namespace) -> int:
         card = getattr(builder, "CARD", None)
         mine = [one for one in there if one.partition("/")[0] == name]
         if card is None:
-            rows = [("", "", "", _compare(one, args.data_dir), one) for one in mine]
+            rows = []
+            for one in mine:
+                *counts, part = described(one)
+                state = f"{one}, {part}" if part else one
+                rows.append((*counts, "", _compare(one, args.data_dir), state))
             for row in rows or [("", "", "", "", "no")]:
                 table.add_row(name, *row, "your own files")
             continue
@@ -146,11 +169,13 @@ def _list(args: argparse.Namespace) -> int:
             f"{references:,}" if examples else "",
             f"{card.opinion} {low:g} to {high:g}",
             PROTOCOLS[card.comparable],
-            "yes" if mine else "no",
+            (described(name)[2] or "yes") if mine else "no",
             card.url,
         )
     screen = console(width=200)
     screen.print(table)
+    for line in partial:
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, opinion in OPINIONS.items():
         screen.print(f"{name}: {opinion.meaning}")
     return 0
@@ -168,29 +193,27 @@ def _compare(name: str, data_dir: str | None) -> str:
         return "unknown"
 
 
+_OPTIONS = {
+    "pair_list": ("name", "csv", "direction", "comparable"),
+    "synthetic": ("name", "photographs", "size", "tiles", "sample", "kinds"),
+}
+"""The options of sets that are made from one's own files; others have --manual_dir."""
+
+
 def _prepare(args: argparse.Namespace) -> int:
-    from spips_jax.data.sets import prepare
+    from spips_jax.commands import EXIT_ERROR, failed
+    from spips_jax.data.sets import BUILDERS, prepare
     from spips_jax.progress import tracked_rows
 
-    options: dict[str, Any] = {}
-    if args.set == "pair_list":
-        if not (args.csv and args.name):
-            raise UserError("a pair list needs --csv FILE and --name NAME")
-        options = {"csv_file": args.csv, "config": args.name}
-        for name in ("direction", "comparable"):
-            if value := getattr(args, name):
-                options[name] = value
-    elif args.set == "synthetic":
-        if args.photographs and not args.name:
-            raise UserError("a set of your own photographs needs --name NAME")
-        options = {
-            "config": args.name or "scenes",
-            "photographs": args.photographs,
-            "size": args.size,
-            "tiles": args.tiles,
-            "kinds": args.kinds or (),
-            "sample": args.sample,
-        }
+    base = args.set.partition("/")[0]
+    if base not in BUILDERS:
+        raise UserError(one_of("set", base, BUILDERS))
+    bad: list[str] = []
+
+    def problem(line: str) -> None:
+        bad.append(line)
+        failed(line)
+
     folder = prepare(
         args.set,
         data_dir=args.data_dir,
@@ -198,21 +221,57 @@ def _prepare(args: argparse.Namespace) -> int:
         partial=args.partial,
         overwrite=args.overwrite,
         progress=tracked_rows,
-        **options,
+        problem=problem,
+        **_options(args, base),
     )
     print(folder)
+    if bad:
+        failed(f"{folder}: lacks the {len(bad):,} above, and has all others")
+        return EXIT_ERROR
     return 0
 
 
+def _options(args: argparse.Namespace, base: str) -> dict[str, Any]:
+    """The options of a set's builder; raises for those that are of other sets."""
+    every = sorted({name for names in _OPTIONS.values() for name in names})
+    mine = _OPTIONS.get(base, ("manual_dir",))
+    for name in (*every, "manual_dir"):
+        if getattr(args, name) not in (None, False) and name not in mine:
+            raise UserError(
+                f"{base} takes no --{name}: its options are"
+                f" {', '.join(f'--{one}' for one in mine)}"
+            )
+    named = args.set.partition("/")[2] or args.name
+    options: dict[str, Any] = {"config": args.name} if args.name is not None else {}
+    if base == "pair_list":
+        if not (args.csv and named):
+            raise UserError("a pair list needs --csv FILE and --name NAME")
+        options["csv_file"] = args.csv
+        for name in ("direction", "comparable"):
+            if value := getattr(args, name):
+                options[name] = value
+    elif base == "synthetic":
+        if args.photographs and not named:
+            raise UserError("a set of your own photographs needs --name NAME")
+        options |= {
+            "photographs": args.photographs,
+            "size": args.size,
+            "tiles": args.tiles,
+            "kinds": args.kinds or (),
+            "sample": args.sample,
+        }
+    return options
+
+
 def _show(args: argparse.Namespace) -> int:
-    from spips_jax.data.sets import load
+    from spips_jax.data.sets import canonical, load
     from spips_jax.data.sheet import choose, write_sheet
     from spips_jax.outputs import check_files
 
     if args.count < 1:
         raise UserError(f"--count {args.count}: show one example at least")
     dataset = load(args.set, data_dir=args.data_dir, split=args.split)
-    output = args.output or f"{args.set.replace('/', '-')}.png"
+    output = args.output or f"{canonical(args.set).replace('/', '-')}.png"
     check_files([output], option="--output")
     write_sheet(output, dataset, choose(dataset, args.count))
     print(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         args.config, args.overrides, kind="eval", fields="docs/evaluation.md"
     )
     _add(config.models, [(_label(name), evaluation.model(name)) for name in args.model])
-    _add(config.data, [(name, _dataset(name)) for name in args.data])
+    _add(config.data, map(_dataset, args.data))
     if args.scale and not args.action:
         raise UserError("--scale is of calibrate: leave it out to evaluate")
     if args.action:
@@ -139,7 +139,7 @@ def _calibrate(config: Any, output: str) -> int:
     return 0
 
 
-def _add(entries: Any, more: Sequence[tuple[str, Any]]) -> None:
+def _add(entries: Any, more: Iterable[tuple[str, Any]]) -> None:
     for label, entry in more:
         if label in entries:
             raise UserError(f"{label} is given twice: once is enough")
@@ -159,8 +159,12 @@ def _label(model: str) -> str:
     return Path(model).stem.replace(".", "_") if "." in model else model
 
 
-def _dataset(text: str) -> Any:
+def _dataset(text: str) -> tuple[str, Any]:
+    """A set's label, its one name with the splits but no dot, and its entry."""
     from spips_jax import evaluation
+    from spips_jax.data.sets import canonical
 
-    name, _, split = text.partition(":")
-    return evaluation.dataset(name, split=split)
+    name, colon, split = text.partition(":")
+    name = canonical(name)
+    label = f"{name}{colon}{split}".replace(".", "_")
+    return label, evaluation.dataset(name, split=split)

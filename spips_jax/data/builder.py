@@ -5,12 +5,14 @@ describes the set (`CARD`) and turns the set's official folder into rows (`read_
 the rest is here:
 
 - before anything is written, every image file that a row names must exist; while the
-  set is written, each is decoded, checked and compared in size with its reference;
+  set is written, each is decoded, checked and compared in size with its reference. A
+  row that fails then is left out, if the caller wants to hear of it, else an error;
 - image files are stored unchanged (bytes of a PNG, BMP or JPEG) where their pixels
   are RGB as stored, and otherwise as a PNG of the pixels that `read_image` returns;
 - beside the records is `index.csv`: one line for each example, in the order of the
   records, with everything but the images. Splits, folds and tables need only this file;
-- `protocol.json` says over what the set's opinions can be compared.
+- `protocol.json` says over what the set's opinions can be compared, what the set was
+  made with, and which rows were left out.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import itertools
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +36,10 @@ import tensorflow_datasets as tfds
 from PIL import ExifTags, Image
 
 from spips_jax.agreement import OPINIONS
-from spips_jax.image_files import read_image
+from spips_jax.image_files import decode_image, read_file
 from spips_jax.images import ImageError
 from spips_jax.kinds import Kind
-from spips_jax.messages import UserError
+from spips_jax.messages import UserError, hint, one_line
 
 INDEX = "index.csv"
 PROTOCOL = "protocol.json"
@@ -169,11 +172,17 @@ def read_table(
             f" {', '.join(columns) or 'its columns'}"
         )
     header = [name.strip().lower() for name in next(csv.reader([first[1]]))]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}: has the columns {', '.join(header)}: {', '.join(twice)} more than"
+            " once"
+        )
     missing = [name for name in columns if name.lower() not in header]
     if missing:
         raise DataError(
             f"{path}: has the columns {', '.join(header)}; it needs"
-            f" {', '.join(missing)} too"
+            f" {', '.join(missing)} too{hint(missing[0], header, cutoff=0.8)}"
         )
     for where, line in lines:
         values = [value.strip() for value in next(csv.reader([line]))]
@@ -195,6 +204,29 @@ def number(text: str, *, where: str, name: str) -> float:
     return value
 
 
+_FORBIDDEN = frozenset('<>:"/\\|?*,')
+
+
+def check_config(name: str) -> None:
+    """Raises `DataError` unless a set of one's own can be called so.
+
+    Its name is that of a folder, beside folders of versions, and stands in lists.
+    """
+    if (
+        not 1 <= len(name) <= 100
+        or not name.isprintable()
+        or _FORBIDDEN.intersection(name)
+        or name.startswith((".", "-", "~"))
+        or name.endswith(".")
+        or name != name.strip()
+        or ("." in name and name.replace(".", "").isdigit())
+    ):
+        raise DataError(
+            f"a set cannot be called {name!r}, which names a folder, too: use letters,"
+            " digits, - and _"
+        )
+
+
 class IqaBuilder(tfds.core.ShardBasedBuilder):
     """Base of the builders; the module describes what it does.
 
@@ -205,6 +237,9 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
       CARD: the set's description.
       MARKER: a file or folder in the set's root, by which the root is found.
       ROOTS: names of the set's folder when its archive is unpacked.
+      OPTIONS: what the builder takes besides the options of this class. A builder that
+        takes `config` makes sets that the user names, `<builder>/<config>`.
+      DEFAULT_CONFIG: the name of such a set unless another is given; "" for none.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -213,6 +248,8 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
     CARD: ClassVar[Card]
     MARKER: ClassVar[str]
     ROOTS: ClassVar[tuple[str, ...]] = ()
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    DEFAULT_CONFIG: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -220,6 +257,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         card: Card | None = None,
         partial: bool = False,
         progress: Callable[[Sequence[Row], str], Iterable[Row]] | None = None,
+        problem: Callable[[str], object] | None = None,
         **options: Any,
     ) -> None:
         """A builder.
@@ -228,17 +266,25 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
           card: the set's description, if not the constant `CARD`.
           partial: allows fewer examples than published.
           progress: wraps the rows of a split while they are written.
+          problem: called with a line for each row whose images are bad, which is left
+            out; without it, such a row is a `DataError` that ends the build.
           **options: those of TFDS's builders.
         """
         self.card = card or self.CARD
         self.partial = partial
         self._progress = progress
+        self._problem = problem
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:  # noqa: N802 - TFDS's own name
         return how_to_get(self.name, self.card)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The options that make this set another one, as JSON's values."""
+        return {}
 
     @abc.abstractmethod
     def read_rows(self, root: Path) -> Mapping[str, Sequence[Row]]:
@@ -254,9 +300,10 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         Raises:
           ImageError: a file that `read_image` rejects.
         """
-        pixels = read_image(source, deep=False)
-        data = Path(source).read_bytes()
-        with Image.open(io.BytesIO(data)) as file:
+        data = read_file(source)
+        pixels = decode_image(data, name=str(source), deep=False).pixels
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as file:
+            warnings.simplefilter("ignore")  # as `read_image` does
             as_is = (
                 file.format in _STORED_AS_IS
                 and file.mode == "RGB"
@@ -334,7 +381,7 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
             citation=card.citation,
             license=card.licence,
             disable_shuffling=True,  # as written: in the order of the index
-            metadata=_Index(_columns(card), comparable=card.comparable),
+            metadata=_Index(_columns(card), card.comparable, self.made_with),
         )
 
     def _shard_iterators_per_split(
@@ -347,50 +394,114 @@ class IqaBuilder(tfds.core.ShardBasedBuilder):
         root = self.find_root(manual_dir)
         splits = self.read_rows(root)
         self.check_rows(splits, root)
+        self.info.metadata.root = os.fspath(root.resolve())
         shards: dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]] = {}
         for split, rows in splits.items():
-            images, _ = _encode_row(rows[0], self.encode)
+            # Without the progress: there is one bar at a time.
+            first = next(self._encoded(rows, split), None)
+            if first is None:
+                continue
+            _, images, _ = first
             size = max(1, SHARD_BYTES // sum(map(len, images.values())))
-            progress = iter(self._progress(rows, split) if self._progress else rows)
+            progress = self._progress(rows, split) if self._progress else rows
+            encoded = self._encoded(progress, split)
             shards[split] = [
                 functools.partial(
                     self._generate_examples,
-                    itertools.islice(progress, size),
+                    itertools.islice(encoded, size),
                     split,
-                    first,
+                    first_row,
                 )
-                for first in range(0, len(rows), size)
+                for first_row in range(0, len(rows), size)
             ]
+        if not shards:
+            bad = self.info.metadata.left_out
+            raise DataError(
+                f"{root}: {self.card.title} has no example whose images can be read;"
+                f" the first: {bad[0]['why']}"
+            )
         return shards
 
+    def leave_out(self, split: str, name: str, why: str) -> None:
+        """Notes an example that the set will not have, and tells of it.
+
+        Args:
+          split: its split.
+          name: its id.
+          why: what is wrong with it, in a line.
+
+        Raises:
+          DataError: with that line, if nobody is there to be told.
+        """
+        if self._problem is None:
+            raise DataError(why)
+        self.info.metadata.left_out.append({"split": split, "id": name, "why": why})
+        self._problem(why)
+
+    def _encoded(self, rows: Iterable[Row], split: str) -> Iterator[_Encoded]:
+        """Yields the rows whose images are good, with their bytes and size."""
+        encode = functools.lru_cache(maxsize=2)(self.encode)  # rows share references
+        known = self.info.metadata.left_out
+        skip = {one["id"] for one in known if one["split"] == split}
+        bad: dict[Any, str] = {}  # rows share bad references, too
+        for row in rows:
+            name = row.values["id"]
+            if name in skip:
+                continue
+            why = next((bad[one] for one in row.images.values() if one in bad), "")
+            try:
+                if why:
+                    raise ImageError(why)
+                images, size = _encode_row(row, encode, bad)
+            except (DataError, ImageError) as error:
+                self.leave_out(split, name, f"{row.where}: {error}")
+            except MemoryError:
+                files = ", ".join(map(str, row.images.values()))
+                self.leave_out(
+                    split, name, f"{row.where}: no memory is left for {files}"
+                )
+            except Exception as error:  # of a file that went away; of any decoder
+                if self._problem is None:
+                    raise
+                self.leave_out(split, name, f"{row.where}: {one_line(error)}")
+            else:
+                yield row, images, size
+
     def _generate_examples(
-        self, rows: Iterable[Row], split: str, first: int
+        self, encoded: Iterable[_Encoded], split: str, first: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         index = self.info.metadata
-        encode = functools.lru_cache(maxsize=2)(self.encode)  # rows share references
-        for key, row in enumerate(rows, start=first):
-            images, size = _encode_row(row, encode)
+        for key, (row, images, size) in enumerate(encoded, start=first):
             values = {**row.values, "height": size[0], "width": size[1]}
             index.append(split, values)
             yield key, {**images, **values}
 
 
+_Encoded = tuple[Row, dict[str, bytes], tuple[int, int]]
+
+
 def _encode_row(
-    row: Row, encode: Callable[[Any], tuple[bytes, tuple[int, int]]]
+    row: Row,
+    encode: Callable[[Any], tuple[bytes, tuple[int, int]]],
+    bad: dict[Any, str],
 ) -> tuple[dict[str, bytes], tuple[int, int]]:
-    """Returns the bytes of a row's images and their common size."""
+    """Returns the bytes of a row's images and their common size.
+
+    Raises `ImageError` for a bad image, and adds it to `bad` with what is wrong.
+    """
     encoded = {}
     sizes = {}
     for name, source in row.images.items():
         try:
             encoded[name], sizes[name] = encode(source)
         except ImageError as error:
-            raise DataError(f"{row.where}: {error}") from None
+            bad[source] = str(error)
+            raise
     first = next(iter(sizes))
     for name, (height, width) in sizes.items():
         if (height, width) != sizes[first]:
             raise DataError(
-                f"{row.where}: {row.images[first]} is {sizes[first][1]}x"
+                f"{row.images[first]} is {sizes[first][1]}x"
                 f"{sizes[first][0]}, {row.images[name]} is {width}x{height} (width x"
                 " height): they must have the same size"
             )
@@ -447,13 +558,18 @@ class _Index(tfds.core.Metadata):
     """Collects one line per example; writes them and the protocol beside the records.
 
     Attributes:
-      columns: names of the features that are not images.
-      comparable: over what opinions can be compared.
+      root: the folder that the set is built from.
+      left_out: the examples that the set lacks: `split`, `id` and `why`.
     """
 
-    def __init__(self, columns: Sequence[str], *, comparable: str) -> None:
+    def __init__(
+        self, columns: Sequence[str], comparable: str, made_with: Mapping[str, Any]
+    ) -> None:
+        self.root = ""
+        self.left_out: list[dict[str, str]] = []
         self._columns = ("split", *columns)
         self._comparable = comparable
+        self._made_with = made_with
         self._rows: list[dict[str, Any]] = []
 
     def append(self, split: str, values: Mapping[str, Any]) -> None:
@@ -464,7 +580,12 @@ class _Index(tfds.core.Metadata):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        protocol = {"comparable": self._comparable}
+        protocol = {
+            "comparable": self._comparable,
+            "made_with": self._made_with,
+            "root": self.root,
+            "left_out": self.left_out,
+        }
         (Path(data_dir) / PROTOCOL).write_text(json.dumps(protocol) + "\n")
 
     def load_metadata(self, data_dir: Any) -> None:

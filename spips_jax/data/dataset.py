@@ -23,6 +23,7 @@ from PIL import Image
 from spips_jax.data.builder import INDEX, PROTOCOL, TEXT, WHOLE, DataError
 from spips_jax.data.splits import assign_folds, parse_fold, shared_references
 from spips_jax.kinds import COMPARABLE, KINDS, Kind
+from spips_jax.messages import hint
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Dataset:
       index: every feature that is not an image, by name, as a column `(N,)`.
       fingerprint: a digest of the names, sizes and times of the record files; changes
         when they do.
+      published: how many examples the set's authors publish for the splits that were
+        loaded, whatever was selected since; None if that is not known.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Dataset:
     _source: Any
     _rows: np.ndarray
     _references: frozenset[str]
+    published: int | None = None
+    _data_dir: Path | None = None
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -149,15 +154,31 @@ class Dataset:
             raise DataError(
                 f"{self.name}: has no reference {', '.join(unknown)}; it has"
                 f" {', '.join(sorted(self._references)[:8])} ..."
+                f"{hint(unknown[0], self._references)}"
             )
         return self.select(~np.isin(self.index["reference_id"], sorted(references)))
 
     def exclude_shared(self, others: Iterable[str]) -> Dataset:
         """Returns the examples whose photograph is in none of the sets `others`.
 
-        `splits.PHOTOGRAPHS` lists the photographs known to be shared.
+        A photograph of Kodak is known by its own name and by those that
+        `splits.PHOTOGRAPHS` lists; other photographs of one's own sets by their names.
+
+        Args:
+          others: names of sets, as of `load`, with a prepared set's own references.
+
+        Raises:
+          DataError: a set that there is not, or one whose photographs are not known
+            because it is not prepared.
         """
-        shared = shared_references(self._references, others, dataset=self.name)
+        # Not at the top: `sets` opens sets by this module.
+        from spips_jax.data.sets import references_of
+
+        known = {
+            name: references_of(name, data_dir=self._data_dir, of=self.name)
+            for name in others
+        }
+        shared = shared_references(self._references, known, dataset=self.name)
         return self.exclude_references(shared)
 
 
@@ -185,7 +206,12 @@ def open_folder(
     wanted = split.split("+") if split else available
     for one in wanted:
         if one not in available:
-            raise DataError(f"{name}: has no split {one!r}; it has {available}")
+            raise DataError(
+                f"{name}: has no split {one!r}; it has {available}"
+                f"{hint(one, available)}"
+            )
+    if len(set(wanted)) < len(wanted):
+        raise DataError(f"{name}: split is {split!r}: name each split once")
     decoders = {image: tfds.decode.SkipDecoding() for image in kind.images}
     source = builder.as_data_source("+".join(wanted), decoders=decoders)
     index = _read_index(index_file, wanted)
@@ -219,7 +245,7 @@ def read_protocol(path: Path, *, name: str) -> str:
     """
     try:
         found = json.loads((path / PROTOCOL).read_text())["comparable"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found not in COMPARABLE:
         raise DataError(

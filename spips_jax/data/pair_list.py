@@ -3,7 +3,8 @@
 The score's column is called `mos` (higher is better) or `dmos` (higher is worse); for
 one called `score`, the direction must be declared. Optional columns: `std`,
 `distortion`, `level`, `reference_id` (by default the reference's path without its file
-extension). Others are ignored. Paths are relative to the CSV file's folder.
+extension). Others are ignored, with a warning if one is nearly called so. Paths are
+relative to the CSV file's folder.
 
 No file says over what its scores compare: the whole set unless declared, so that
 scores of different references can be ordered.
@@ -11,22 +12,39 @@ scores of different references can be ordered.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from spips_jax import kinds
-from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, number, read_table
+from spips_jax.data.builder import (
+    Card,
+    DataError,
+    IqaBuilder,
+    Row,
+    check_config,
+    number,
+    read_table,
+)
+from spips_jax.messages import hint
 
 _COMPARABLE = ("set", "reference")
+_SCORES = ("mos", "dmos", "score")
+_OPTIONAL = ("std", "distortion", "level", "reference_id")
 
 
 class PairList(IqaBuilder):
     """A user's own set, from a CSV file."""
+
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "config", "csv_file", "direction", "comparable",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -49,8 +67,9 @@ class PairList(IqaBuilder):
 
         Raises:
           DataError: no such file, no score column, several of them, no direction;
-            `comparable` is neither.
+            `comparable` is neither; a name that no folder can have.
         """
+        check_config(config)
         if comparable not in _COMPARABLE:
             raise DataError(
                 f"comparable is {comparable!r}: it is set (any two scores compare) or"
@@ -58,6 +77,12 @@ class PairList(IqaBuilder):
             )
         self._csv = Path(csv_file)
         self._column, opinion, extras = _columns_of(self._csv, direction)
+        self._made_with = {
+            "csv_file": os.fspath(self._csv.resolve()),
+            "csv_file of SHA-256": hashlib.sha256(self._csv.read_bytes()).hexdigest(),
+            "direction": opinion,
+            "comparable": comparable,
+        }
         card = Card(
             title=f"the pair list {config}",
             kind=kinds.PAIRS,
@@ -72,6 +97,10 @@ class PairList(IqaBuilder):
         )
         named = tfds.core.BuilderConfig(name=config, version=self.VERSION)
         super().__init__(config=named, card=card, **options)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return self._made_with
 
     def find_root(self, manual_dir: Path | None) -> Path:
         return self._csv.parent
@@ -115,7 +144,7 @@ def _columns_of(path: Path, direction: str) -> tuple[str, str, tuple[str, ...]]:
     if first is None:
         raise DataError(f"{path}: has a header but no rows")
     header = first[1]
-    found = [name for name in ("mos", "dmos", "score") if name in header]
+    found = [name for name in _SCORES if name in header]
     if len(found) != 1:
         raise DataError(
             f"{path}: has {' and '.join(found) or 'no column'} for the score; it needs"
@@ -132,4 +161,14 @@ def _columns_of(path: Path, direction: str) -> tuple[str, str, tuple[str, ...]]:
             f"{path}: its column is {column}, the direction given is {direction}: they"
             " contradict each other"
         )
+    missing = [name for name in _OPTIONAL if name not in header]
+    for name in header:
+        # 0.8 is one or two letters: "type" and "reference_path" are no slips.
+        known = ("reference", "distorted", *_SCORES, *_OPTIONAL)
+        if name not in known and (near := hint(name, missing, cutoff=0.8)):
+            warnings.warn(
+                f"{path}: its column {name!r} is ignored{near} Then rename it in the"
+                " first line",
+                stacklevel=2,
+            )
     return column, direction or column, ("std",) if "std" in header else ()

@@ -115,6 +115,7 @@ KODAK = frozenset(f"kodim{number:02d}" for number in range(1, 25))
 """The photographs of the Kodak Lossless True Color Image Suite, by their file names."""
 
 _TID = {f"I{number:02d}": f"kodim{number:02d}" for number in range(1, 25)}
+_TID["I25"] = "I25"  # painted by a computer, in both sets
 
 _LIVE = {
     "bikes": "kodim05",
@@ -145,25 +146,53 @@ PHOTOGRAPHS: Mapping[str, Mapping[str, str]] = {
 }
 """The Kodak photograph that a set's reference was made from, by reference id.
 
-TID's references are crops of the photographs with the same number (I25 is synthetic).
+TID's references are crops of the photographs with the same number; I25, which is none
+of Kodak's, is in both of its sets.
 LIVE's are named after their subjects; the table matches the subjects and, for the two
 lighthouses, the image's shape. The 19 of LIVE's 29 that are shared agree with a public
 list made by comparing the images.
 """
 
 
+_FAMILIES = {"tid2008": "tid2013", "pieapp_scores": "pieapp"}
+"""Sets whose references are those of another, under the same names."""
+
+_OWN = ("pair_list/", "synthetic/")
+
+
+def family_of(dataset: str) -> str:
+    """Returns what a set has its references from: alike where ids mean the same.
+
+    Among the sets that users make themselves, a name is taken to mean one photograph.
+    """
+    own = dataset.startswith(_OWN)
+    return "" if own else _FAMILIES.get(dataset, dataset)
+
+
 def shared_references(
-    references: Iterable[str], others: Iterable[str], *, dataset: str = ""
+    references: Iterable[str],
+    others: Mapping[str, Iterable[str]],
+    *,
+    dataset: str = "",
 ) -> frozenset[str]:
-    """Returns the references whose photograph is in a set of `others`.
+    """Returns the references whose photograph is in one of the sets `others`.
+
+    That is one of Kodak's by whatever name a set has for it or, in sets of one family,
+    one of the same name.
 
     Args:
       references: ids of a set's references.
-      others: names of sets; those without a table in `PHOTOGRAPHS` share none that are
-        known.
+      others: the ids of other sets' references, by the name of the set.
       dataset: the name of the references' own set.
     """
-    taken = {photo for other in others for photo in PHOTOGRAPHS.get(other, {}).values()}
-    return frozenset(
-        name for name in references if photograph_of(name, dataset=dataset) in taken
-    )
+    taken = {_scene(one, other) for other, names in others.items() for one in names}
+    return frozenset(name for name in references if _scene(name, dataset) in taken)
+
+
+def _scene(reference: str, dataset: str) -> tuple[str, str]:
+    """The same for all names of a photograph."""
+    photograph = photograph_of(reference, dataset=dataset)
+    if photograph in KODAK:
+        return "kodak", photograph
+    family = family_of(dataset)
+    return family, photograph if family else _FOLDERS.sub("", photograph)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,20 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from spips_jax.data.builder import Card, DataError, IqaBuilder, Row, encode_png
+from spips_jax.data.builder import (
+    Card,
+    DataError,
+    IqaBuilder,
+    Row,
+    check_config,
+    encode_png,
+)
 from spips_jax.data.distortions import DISTORTIONS, LEVELS, distort
 from spips_jax.data.scenes import scene
-from spips_jax.image_files import read_image
-from spips_jax.images import ImageError
+from spips_jax.image_files import is_image_name, read_image
+from spips_jax.images import MIN_SIZE, ImageError
 from spips_jax.kinds import RANKS
-
-_ENDINGS = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+from spips_jax.messages import one_of, some_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,15 @@ class Synthetic(IqaBuilder):
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"2.0.0": "Other painted scenes."}
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "config", "photographs", "scenes", "size", "tiles", "kinds", "sample", "seed",
+    )  # fmt: skip
+    DEFAULT_CONFIG: ClassVar[str] = "scenes"
 
     def __init__(
         self,
         *,
-        config: str = "scenes",
+        config: str = DEFAULT_CONFIG,
         photographs: str | os.PathLike[str] | None = None,
         scenes: int = 16,
         size: int | None = None,
@@ -80,15 +91,18 @@ class Synthetic(IqaBuilder):
           **options: those of `IqaBuilder`.
 
         Raises:
-          DataError: an unknown distortion, fewer than one scene, tiles without
-            photographs or size, a sample of more kinds than there are.
+          DataError: an unknown distortion or one named twice, fewer than one scene, a
+            size too small to score, tiles without photographs or size, a sample of more
+            kinds than there are, a name that no folder can have.
         """
-        unknown = [kind for kind in kinds if kind not in DISTORTIONS]
-        if unknown:
-            raise DataError(
-                f"no distortion {', '.join(unknown)}; there are"
-                f" {', '.join(DISTORTIONS)}"
-            )
+        check_config(config)
+        for kind in kinds:
+            if kind not in DISTORTIONS:
+                raise DataError(one_of("distortion", kind, DISTORTIONS))
+        if len(set(kinds)) < len(kinds):
+            raise DataError(f"kinds are {', '.join(kinds)}: name each once")
+        if size is not None and size < MIN_SIZE:
+            raise DataError(f"size is {size}: images need {MIN_SIZE} pixels at least")
         if scenes < 1:
             raise DataError(f"{scenes} scenes: there must be at least one")
         if tiles and (photographs is None or size is None):
@@ -107,6 +121,15 @@ class Synthetic(IqaBuilder):
         self._tiles = tiles
         self._sample = sample
         self._seed = seed
+        self._made_with = {
+            "photographs": self._folder and os.fspath(self._folder.resolve()),
+            "scenes": scenes,
+            "size": size,
+            "tiles": tiles,
+            "kinds": list(self._kinds),
+            "sample": sample,
+            "seed": seed,
+        }
         card = Card(
             title=f"synthetic pairs ({config})",
             kind=RANKS,
@@ -119,6 +142,10 @@ class Synthetic(IqaBuilder):
         )
         named = tfds.core.BuilderConfig(name=config, version=self.VERSION)
         super().__init__(config=named, card=card, **options)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return self._made_with
 
     def find_root(self, manual_dir: Path | None) -> Path:
         return self._folder or Path()
@@ -155,8 +182,10 @@ class Synthetic(IqaBuilder):
             assert self._size is not None  # __init__ checks it
             try:
                 height, width, _ = _photograph(photograph, self._size).shape
-            except ImageError as error:
-                raise DataError(str(error)) from None
+            except (ImageError, MemoryError) as error:
+                why = str(error) or f"{photograph}: no memory is left for it"
+                self.leave_out("full", name, why)
+                continue
             for row in range(height // self._size):
                 for column in range(width // self._size):
                     corner = row * self._size, column * self._size
@@ -167,13 +196,16 @@ class Synthetic(IqaBuilder):
             return {f"scene{number:03d}": number for number in range(self._scenes)}
         if not self._folder.is_dir():
             raise DataError(f"{self._folder}: no such folder of photographs")
-        files = sorted(
-            path
-            for path in self._folder.iterdir()
-            if path.suffix.lower() in _ENDINGS and path.is_file()
-        )
+        seen = sorted(p for p in self._folder.iterdir() if p.name[0] != ".")
+        files = [path for path in seen if path.is_file() and is_image_name(path)]
         if not files:
-            raise DataError(f"{self._folder}: holds no images ({', '.join(_ENDINGS)})")
+            raise DataError(f"{self._folder}: holds no images")
+        if others := [path.name for path in seen if path not in files]:
+            warnings.warn(
+                f"{self._folder}: left out, as no images by their names:"
+                f" {some_of(others)}",
+                stacklevel=2,
+            )
         photographs: dict[str, Path | int] = {}
         for path in files:
             if path.stem in photographs:

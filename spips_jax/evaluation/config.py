@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from spips_jax import loading, parallel
 from spips_jax.data.builder import DataError
 from spips_jax.data.splits import parse_fold
-from spips_jax.messages import UserError
+from spips_jax.fields import check_fields
+from spips_jax.messages import UserError, hint
 
 
 class EvaluationError(UserError):
@@ -120,7 +121,11 @@ _POSITIVE = ("batch_size", "num_threads", "samples")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `EvaluationError` for impossible values."""
+    """Raises `EvaluationError` for fields that there are not, or impossible values."""
+    try:
+        _check_fields(config)
+    except UserError as error:
+        raise EvaluationError(str(error)) from None
     for field in ("models", "data"):
         if not config[field]:
             flag = "--model" if field == "models" else "--data"
@@ -141,11 +146,11 @@ def check(config: ConfigDict) -> None:
         if config[field] not in choices:
             raise EvaluationError(
                 f"{field} is {config[field]!r}: it must be one of {', '.join(choices)}"
+                f"{hint(config[field], choices)}"
             )
     for label, one in config.models.items():
         _check_model(label, one)
     for label, one in config.data.items():
-        _check_fields(f"data.{label}", one, dataset(""))
         if one.fold:
             try:
                 parse_fold(one.fold)
@@ -154,7 +159,6 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_model(label: str, one: Any) -> None:
-    _check_fields(f"models.{label}", one, model(""))
     try:
         loading.check_name(one.name)
     except ValueError as error:
@@ -168,17 +172,18 @@ def _check_model(label: str, one: Any) -> None:
         raise EvaluationError(
             f"models.{label}.dtype is {one.dtype!r}: it must be float32 or bfloat16"
         )
-    low, high = one.value_range
-    if not low < high:
+    limits = tuple(one.value_range)
+    if not (len(limits) == 2 and limits[0] < limits[1]):
         raise EvaluationError(
-            f"models.{label}.value_range is ({low:g}, {high:g}): the first must be"
-            " below the second"
+            f"models.{label}.value_range is ({', '.join(f'{x:g}' for x in limits)}):"
+            " there must be two numbers, and the first must be below the second"
         )
 
 
-def _check_fields(where: str, one: Any, like: ConfigDict) -> None:
-    if not isinstance(one, ConfigDict) or one.keys() != like.keys():
-        raise EvaluationError(
-            f"{where}: its fields are not {', '.join(like.keys())}: make it with"
-            " evaluation.model or evaluation.dataset"
-        )
+def _check_fields(config: ConfigDict) -> None:
+    """Raises `UserError` for a field that nothing reads, or of another type."""
+    entries = {"models": model(""), "data": dataset("")}
+    check_fields("", config, default(), open_to=entries)
+    for field, like in entries.items():
+        for label, one in config[field].items():
+            check_fields(f"{field}.{label}", one, like)

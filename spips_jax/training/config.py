@@ -8,7 +8,7 @@ and `setup` take it apart; no step sees it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from spips_jax import backbones, parallel
 from spips_jax.classical import MAPS
-from spips_jax.data.splits import parse_names
+from spips_jax.data.splits import parse_fold, parse_names
+from spips_jax.fields import check_fields, check_names
 from spips_jax.loading import MODELS
-from spips_jax.messages import UserError
+from spips_jax.messages import UserError, hint
 from spips_jax.spips import CLASSICAL, STATISTICS, STREAMS
 
 
@@ -104,22 +105,11 @@ def source(dataset: str, losses: Mapping[str, float], **options: Any) -> ConfigD
         drawn from it; `crop`, a side in pixels, 0 for whole images; `flip`; `grouped`
         and `unit`, as `data.Source` has them; `scale`, the difference in distance that
         counts as clear.
+
+    Raises:
+      TrainingError: an option that there is not.
     """
-    return ConfigDict(
-        {
-            "set": dataset,
-            "split": "",
-            "part": "all",
-            "weight": 1.0,
-            "crop": 0,
-            "flip": False,
-            "grouped": False,
-            "unit": 8,
-            "scale": 0.05,
-            "losses": dict(losses),
-            **options,
-        }
-    )
+    return _entry("training.source", _SOURCE, options, set=dataset, losses=dict(losses))
 
 
 def held(dataset: str, **options: Any) -> ConfigDict:
@@ -129,8 +119,41 @@ def held(dataset: str, **options: Any) -> ConfigDict:
       dataset: its name.
       **options: `split`; `part`, "all" or "held_out": all references or those that
         `config.data.fold` holds out.
+
+    Raises:
+      TrainingError: an option that there is not.
     """
-    return ConfigDict({"set": dataset, "split": "", "part": "all", **options})
+    return _entry("training.held", _HELD, options, set=dataset)
+
+
+_SOURCE: Mapping[str, Any] = {
+    "set": "",
+    "split": "",
+    "part": "all",
+    "weight": 1.0,
+    "crop": 0,
+    "flip": False,
+    "grouped": False,
+    "unit": 8,
+    "scale": 0.05,
+    "losses": {},
+}
+"""The fields of a set to train on, and what they are by default."""
+
+_HELD: Mapping[str, Any] = {"set": "", "split": "", "part": "all"}
+"""The fields of a set to validate on."""
+
+_PARTS = {"train": ("all", "training"), "validation": ("all", "held_out")}
+
+
+def _entry(
+    maker: str, like: Mapping[str, Any], options: Mapping[str, Any], **given: Any
+) -> ConfigDict:
+    try:
+        check_names(maker, options, [name for name in like if name not in given])
+    except UserError as error:
+        raise TrainingError(str(error)) from None
+    return ConfigDict({**like, **options, **given})
 
 
 _POSITIVE = (
@@ -153,7 +176,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `TrainingError` for impossible values."""
+    """Raises `TrainingError` for fields that there are not, or impossible values."""
+    try:
+        _check_fields(config)
+    except UserError as error:
+        raise TrainingError(str(error)) from None
     fields = flat(config)
     for name in _POSITIVE:
         if not fields[name] > 0:
@@ -164,20 +191,21 @@ def check(config: ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if fields[name] not in choices:
             raise TrainingError(
-                f"{name} is {fields[name]!r}, which is not one of {', '.join(choices)}"
+                f"{name} is {fields[name]!r}, which is not one of"
+                f" {', '.join(filter(None, choices))}{hint(fields[name], choices)}"
             )
     for name, known in (("streams", STREAMS), ("statistics", STATISTICS)):
         given = parse_names(config.model[name])
         if not given or given != [one for one in known if one in given]:
             raise TrainingError(
                 f"model.{name} is {config.model[name]!r}: name some of"
-                f" {','.join(known)}, in this order"
+                f" {','.join(known)}, in this order{_nearest(given, known)}"
             )
     maps = parse_names(config.model.classical)
     if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(MAPS):
         raise TrainingError(
             f"model.classical is {config.model.classical!r}: name some of"
-            f" {','.join(MAPS)}, each once"
+            f" {','.join(MAPS)}, each once{_nearest(maps, MAPS)}"
         )
     if config.optim.average >= 1:
         raise TrainingError(
@@ -190,15 +218,20 @@ def check(config: ConfigDict) -> None:
             f"optim.warmup_steps and hold_steps are {planned} together, there are only"
             f" {updates} updates: raise num_steps or lower them"
         )
-    for group in ("train", "validation"):
+    for group, parts in _PARTS.items():
         if not config.data[group]:
             raise TrainingError(f"data.{group} names no set: name at least one")
+        for label, one in config.data[group].items():
+            if one.part not in parts:
+                raise TrainingError(
+                    f"data.{group}.{label}.part is {one.part!r}: {' or '.join(parts)}"
+                    f"{hint(one.part, parts)}"
+                )
     for label, one in config.data.train.items():
-        if one.part not in ("all", "training"):
-            raise TrainingError(
-                f"data.train.{label}.part is {one.part!r}: all or training"
-            )
-        if not (one.losses and all(weight > 0 for weight in one.losses.values())):
+        weights = one.losses.values()
+        if not weights or not all(
+            isinstance(weight, int | float) and weight > 0 for weight in weights
+        ):
             raise TrainingError(
                 f"data.train.{label}.losses is {dict(one.losses)}: give one loss at"
                 " least, each with a weight above 0"
@@ -207,11 +240,43 @@ def check(config: ConfigDict) -> None:
             raise TrainingError(
                 f"data.train.{label}.scale is {one.scale}: it must be above 0"
             )
-    for label, one in config.data.validation.items():
-        if one.part not in ("all", "held_out"):
+        if one.unit != _SOURCE["unit"] and not one.grouped:
             raise TrainingError(
-                f"data.validation.{label}.part is {one.part!r}: all or held_out"
+                f"data.train.{label}.unit is {one.unit}, and grouped is False: nothing"
+                " is grouped by it; leave it out, or set grouped"
             )
+    _check_fold(config)
+
+
+def _nearest(given: Iterable[str], known: Iterable[str]) -> str:
+    """A hint for the first of some names that is not known."""
+    known = tuple(known)
+    return next((hint(name, known) for name in given if name not in known), "")
+
+
+def _check_fields(config: ConfigDict) -> None:
+    """Raises `UserError` for a field that nothing reads, or of another type."""
+    groups = {"data.train": _SOURCE, "data.validation": _HELD}
+    check_fields("", config, default(), open_to=groups)
+    for group, like in groups.items():
+        for label, one in config[group].items():
+            where = f"{group}.{label}"
+            check_fields(where, one, like, open_to=[f"{where}.losses"])
+
+
+def _check_fold(config: ConfigDict) -> None:
+    """Raises for a malformed fold, or one that holds out nothing."""
+    fold = config.data.fold
+    try:
+        parse_fold(fold)
+    except ValueError as error:
+        raise TrainingError(f"data.{error}") from None
+    parts = [one.part for group in _PARTS for one in config.data[group].values()]
+    if fold != default().data.fold and set(parts) == {"all"}:
+        raise TrainingError(
+            f"data.fold is {fold}, and no set has part training or held_out: it would"
+            " hold out nothing"
+        )
 
 
 def check_devices(config: ConfigDict) -> None:

@@ -102,6 +102,8 @@ def pooled_dataset(
         _source=array_record_data_source.ArrayRecordDataSource([str(place / _RECORDS)]),
         _rows=np.array(written["rows"]),
         _references=dataset._references,
+        published=dataset.published,
+        _data_dir=dataset._data_dir,
     )
 
 

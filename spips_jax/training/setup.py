@@ -15,6 +15,7 @@ from spips_jax import backbones, data, losses, spips, weights
 from spips_jax.agreement import OPINIONS
 from spips_jax.data.splits import parse_names
 from spips_jax.loading import MODELS
+from spips_jax.messages import hint
 from spips_jax.spips import Spips
 from spips_jax.training import distill, state, step
 from spips_jax.training.config import TrainingError
@@ -115,6 +116,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
     """
     excluded = set(parse_names(config.data.exclude_references))
     unknown = set(excluded)
+    known: set[str] = set()
     training: dict[str, data.Source] = {}
     objectives = {}
     for label, one in config.data.train.items():
@@ -125,6 +127,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
         dataset = dataset.exclude_shared(parse_names(config.data.exclude_shared))
         dataset = dataset.exclude_references(excluded.intersection(whole.references))
         unknown -= set(whole.references)
+        known |= set(whole.references)
         training[label] = data.Source(
             dataset=dataset,
             weight=one.weight,
@@ -137,7 +140,7 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
     if unknown:
         raise TrainingError(
             f"data.exclude_references names {', '.join(sorted(unknown))}, which no"
-            " training set has"
+            f" training set has{hint(min(unknown), sorted(known))}"
         )
     found = [source.dataset.name for source in training.values()]
     if twice := sorted({name for name in found if found.count(name) > 1}):

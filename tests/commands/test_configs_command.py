@@ -51,12 +51,43 @@ def test_an_override_may_stand_in_two_words():
         ("def get_config():\n    return 1 // 0\n", r"c\.py, line 2: .*by zero"),
         ("import nothing_of_this_name\n", r"c\.py, line 1: No module named"),
         ("def get_config(:\n", r"c\.py, line 1: invalid syntax"),
+        ("def get_config():\n    return {}['x']\n", r"c\.py, line 2: KeyError: 'x'$"),
+        ("import sys\ndef get_config():\n    sys.exit(3)\n", r"c\.py, line 3: .*3$"),
+        ("import json\ndef get_config():\n    json.loads('{')\n", r"c\.py, line 3: "),
+        ("def get_config():\n    return {}\n", r"c\.py: get_config returns a dict, it"),
+        ("def get_config(mode):\n    return {}\n", r"c\.py: .*argument: 'mode'"),
+        ("get_configs = dict\n", r"c\.py: has no function get_config"),
     ],
 )
 def test_an_error_in_a_config_is_found(tmp_path, text, message):
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         read(str(tmp_path / "c.py"))
+    assert "\n" not in str(caught.value)
+
+
+FORMULA = """\
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict({"steps": 8, "devices": 2, "optim": {"share": 0}})
+    config.optim.share = config.get_ref("steps") // config.get_ref("devices")
+    return config
+"""
+
+
+@pytest.mark.parametrize("overrides", [[], ["--config.devices=0"]])
+def test_a_formula_that_cannot_be_computed_is_found(tmp_path, overrides):
+    """It runs when its field is read, long after `get_config` has returned."""
+    path = tmp_path / "c.py"
+    path.write_text(FORMULA if overrides else FORMULA.replace('s": 2', 's": 0'))
+    with pytest.raises(UserError, match="by zero") as caught:
+        read(str(path), *overrides)
+    assert str(caught.value).startswith(f"{path}, line 6: ")
+    if overrides:
+        assert "optim.share cannot be computed" in str(caught.value)
+        assert "(with --config.devices=0)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

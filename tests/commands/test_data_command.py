@@ -16,11 +16,13 @@ def main(words: list[str]) -> int:
     return spips(["data", *words])
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    arguments = ["--size", "32", "--kinds", "jpeg", "--data_dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared scenes; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    arguments = ["--size", "32", "--kinds", "jpeg", "--data_dir", str(folder)]
     assert main(["prepare", "synthetic", *arguments]) == 0
-    return tmp_path
+    return folder
 
 
 def test_prepare_prints_the_folder_and_only_that(
@@ -83,6 +85,59 @@ def test_list_shows_the_protocol_of_ones_own_sets(
     assert "unknown" in elo
 
 
+def test_a_bad_pair_is_a_line_and_the_others_are_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("r", "a", "b"):
+        Image.fromarray(np.zeros((33, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no")
+    table = tmp_path / "mine.csv"
+    table.write_text("reference,distorted,mos\nr.png,a.png,1\nr.png,b.png,2\n")
+    sets = ["--data_dir", str(tmp_path / "sets")]
+    prepare = ["prepare", "pair_list/mine", "--csv", str(table), *sets]
+    assert main(prepare) == 2
+    output = capsys.readouterr()
+    folder = tmp_path / "sets/pair_list/mine/1.0.0"
+    assert output.out == f"{folder}\n"
+    first, last = output.err.splitlines()
+    assert first.startswith(f"error: mine.csv, line 3: {tmp_path / 'b.png'}: not an im")
+    assert last == f"error: {folder}: lacks the 1 above, and has all others"
+    assert main(["list", *sets]) == 0
+    listed = capsys.readouterr().out
+    assert "pair_list/mine, 1 of 2" in listed
+    assert "left out, as their images were bad: b.png" in listed
+    assert main(prepare) == 2  # still in part
+    assert "is there already, in part: 1 of 2" in capsys.readouterr().err
+    assert main([*prepare, "--partial"]) == 0
+
+
+def test_list_tells_partial_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tid2013" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "index.csv").write_text("split,id,reference_id\nfull,a,r\nfull,b,r\n")
+    assert main(["list", "--data_dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("tid2013" in line and "│ 2 of 3,000" in line for line in lines)
+    assert "tid2013 is prepared in part: 2 of 3,000" in lines
+
+
+def test_a_set_has_one_name_for_every_command(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data_dir", str(made)]
+    capsys.readouterr()
+    for name in ("synthetic", "synthetic/scenes"):
+        assert main(["prepare", name, "--size", "32", "--kinds", "jpeg", *where]) == 0
+        output = str(tmp_path / "sheet.png")
+        assert main(["show", name, "--count", "1", "--output", output, *where]) == 0
+    both = ["--data", "synthetic", "--data", "synthetic/scenes"]
+    words = ["evaluate", "--model", "psnr", *both, "--output", str(tmp_path / "report")]
+    assert spips(words) == 2
+    assert "synthetic/scenes is given twice" in capsys.readouterr().err
+
+
 def test_show_draws_the_examples(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,12 +154,26 @@ def test_show_draws_the_examples(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "imagenet"], "no set 'imagenet'; there are bapps"),
+        (["prepare", "imagenet"], "set 'imagenet' is not one of bapps"),
         (["prepare", "tid2013", "--manual_dir", "none"], "none: no such folder"),
         (["prepare", "pair_list"], "needs --csv FILE and --name NAME"),
         (["prepare", "pair_list", "--csv", "x.csv", "--name", "x"], "x.csv"),
         (["prepare", "synthetic", "--photographs", "x"], "needs --name NAME"),
-        (["prepare", "synthetic", "--kinds", "fog"], "no distortion fog"),
+        (["prepare", "synthetic", "--kinds", "fog"], "distortion 'fog' is not one of"),
+        (["prepare", "synthetic", "--kinds", "jpg"], "did you mean jpeg"),
+        (["prepare", "Synthetic"], "did you mean synthetic"),
+        (["prepare", "tid2013", "--csv", "x"], "tid2013 takes no --csv: its options"),
+        (["prepare", "tid2013", "--name", "x"], "tid2013 takes no --name"),
+        (["prepare", "tid2013", "--tiles"], "tid2013 takes no --tiles"),
+        (["prepare", "pair_list", "--tiles"], "pair_list takes no --tiles"),
+        (["prepare", "pair_list", "--manual_dir", "x"], "takes no --manual_dir"),
+        (["prepare", "synthetic", "--csv", "x"], "synthetic takes no --csv"),
+        (["prepare", "synthetic", "--name", ""], "cannot be called ''"),
+        (["prepare", "synthetic", "--name", "../../x"], "cannot be called '../../x'"),
+        (["prepare", "synthetic/../../x"], "cannot be called '../../x'"),
+        (["prepare", "synthetic", "--size", "0"], "size is 0"),
+        (["show", "synthetic"], "synthetic/scenes is not prepared"),
+        (["show", "TID2013"], "did you mean tid2013"),
         (["prepare", "synthetic", "--tiles"], "tiles are cut from photographs"),
         (["prepare", "synthetic", "--sample", "21"], "a sample of 21 kinds"),
         (["show", "tid2013"], "tid2013 is not prepared"),

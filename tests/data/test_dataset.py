@@ -16,6 +16,9 @@ from PIL import Image
 from spips_jax import data
 from spips_jax.data import DataError
 
+# Photographs' folders here hold other files, too.
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out, as no images")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -92,6 +95,7 @@ def test_selections_keep_examples_and_tables_together(dataset: data.Dataset) -> 
         (lambda d: d.fold("4/3"), "synthetic/scenes: fold is '4/3'"),
         (lambda d: d.fold("1/6"), "6 folds of 5 references"),
         (lambda d: d.exclude_references(["I99"]), "has no reference I99; it has scene"),
+        (lambda d: d.exclude_references(["Scene001"]), "did you mean scene001"),
     ],
 )
 def test_selection_errors(dataset: data.Dataset, call, message: str) -> None:
@@ -99,8 +103,97 @@ def test_selection_errors(dataset: data.Dataset, call, message: str) -> None:
         call(dataset)
 
 
+@pytest.fixture(scope="module")
+def kodak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TID2013 with I01, I05, I25, and two sets of one's own with kodim05."""
+    root = tmp_path_factory.mktemp("kodak")
+    photos = root / "photos"
+    tid = root / "tid2013"
+    for folder in (photos, tid / "reference_images", tid / "distorted_images"):
+        folder.mkdir(parents=True)
+    image = Image.new("RGB", (32, 32))
+    for name in ("kodim05", "beach"):
+        image.save(photos / f"{name}.png")
+    for number in (1, 5, 25):
+        image.save(tid / "reference_images" / f"I{number:02}.BMP")
+        image.save(tid / "distorted_images" / f"i{number:02}_01_1.bmp")
+    lines = [f"{n / 10} I{n:02}_01_1.bmp" for n in (1, 5, 25)]
+    (tid / "mos_with_names.txt").write_text("\n".join(lines))
+    (tid / "mos_std.txt").write_text("0.1\n" * 3)
+    (photos / "l.csv").write_text(
+        "reference,distorted,mos,reference_id\n"
+        "kodim05.png,beach.png,1,bikes\nbeach.png,kodim05.png,2,beach\n"
+    )
+    where = {"data_dir": root / "out"}
+    data.prepare("tid2013", manual_dir=root, partial=True, **where)
+    data.prepare("synthetic/photos", photographs=photos, kinds=["jpeg"], **where)
+    data.prepare("pair_list/mine", csv_file=photos / "l.csv", **where)
+    return root / "out"
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "left"),
+    [
+        ("tid2013", ["live"], ("I01", "I25")),  # not prepared, and known by a table
+        ("tid2013", ["synthetic/photos"], ("I01", "I25")),
+        ("synthetic/photos", ["tid2013"], ("beach",)),
+        ("synthetic/photos", ["pair_list/mine"], ("kodim05",)),
+        ("pair_list/mine", ["synthetic/photos"], ("bikes",)),
+        ("tid2013", ["tid2008"], ()),
+        ("tid2013", ["kadid10k", "csiq"], ("I01", "I05", "I25")),
+        ("tid2013", [], ("I01", "I05", "I25")),
+    ],
+)
+def test_shared_photographs_are_excluded_from_both_sides(
+    kodak: Path, name: str, others: list[str], left: tuple[str, ...]
+) -> None:
+    dataset = data.load(name, data_dir=kodak)
+    assert dataset.exclude_shared(others).references == left
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("LIVE", "'LIVE' is not one of .*did you mean live"),
+        ("lvie", "did you mean live"),
+        ("synthetic/Photos", "not prepared .*did you mean synthetic/photos"),
+        ("pair_list", "pair_list is no set by itself"),
+        ("synthetic", "synthetic/scenes is not prepared"),
+        ("live/x", "there is no set 'live/x'"),
+        ("pair_list/../mine", "cannot be called"),
+    ],
+)
+def test_sets_to_exclude_are_sets_that_there_are(
+    kodak: Path, other: str, message: str
+) -> None:
+    dataset = data.load("tid2013", data_dir=kodak)
+    with pytest.raises(DataError, match=message) as caught:
+        dataset.exclude_shared(["live", other])
+    assert "\n" not in str(caught.value)
+
+
+def test_how_much_is_published_is_known_of_official_sets(kodak: Path) -> None:
+    assert data.load("tid2013", data_dir=kodak).published == 3000
+    assert data.load("tid2013", data_dir=kodak, split="full").published == 3000
+    assert data.load("synthetic/photos", data_dir=kodak).published is None
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("Full", "did you mean full"),
+        ("full+", "has no split ''"),
+        ("full+full", "name each split once"),
+        ("full[:2]", r"has no split 'full\[:2\]'"),
+    ],
+)
+def test_splits_are_those_of_the_set(kodak: Path, split: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        data.load("tid2013", data_dir=kodak, split=split)
+
+
 def test_load_errors(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no set 'imagenet'; there are bapps"):
+    with pytest.raises(DataError, match="set 'imagenet' is not one of bapps"):
         data.load("imagenet", data_dir=folder)
     with pytest.raises(
         DataError, match=r"tid2013 is not prepared in .*prepare tid2013"

@@ -174,6 +174,34 @@ def test_columns_of_other_names_are_used_when_renamed(layout: Path) -> None:
     assert renamed.index["dmos"].tolist() == [12.5, 40.25]
 
 
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("distorsion", "distortion"),
+        ("Distortions", "distortion"),
+        ("levels", "level"),
+        ("stdd", "std"),
+        ("reference_idd", "reference_id"),
+        ("references_id", "reference_id"),
+    ],
+)
+def test_a_column_nearly_called_as_one_that_is_read_is_named(
+    layout: Path, column: str, meant: str
+) -> None:
+    lines = (f"reference,distorted,mos,type,{column}", "r.png,d/one.png,1,x,2")
+    (layout / "pairs.csv").write_text("\n".join(lines))
+    message = f"column '{column.lower()}' is ignored; did you mean {meant}"
+    with pytest.warns(UserWarning, match=message) as caught:
+        build(layout)
+    assert all("type" not in str(one.message) for one in caught)
+
+
+def test_a_column_twice_is_refused(layout: Path) -> None:
+    rewrite(layout, (",std,", ",mos,"))
+    with pytest.raises(DataError, match="mos more than once"):
+        build(layout)
+
+
 def test_a_wrong_direction_is_refused(layout: Path) -> None:
     with pytest.raises(DataError, match="direction is 'up'"):
         build(layout, direction="up")

@@ -116,18 +116,48 @@ def test_more_folds_than_references() -> None:
 
 def test_live_and_tid_share_kodak() -> None:
     live = [*PHOTOGRAPHS["live"], *OTHERS]
-    shared = shared_references(NAMES, ["live"], dataset="tid2013")
+    shared = shared_references(NAMES, {"live": live}, dataset="tid2013")
     # Five pairs that were found by comparing the images themselves.
     assert {"I06", "I08", "I13", "I19", "I23"} <= shared
     assert len(shared) == 19
     assert "I25" not in shared  # the computer's image is in no other set
-    every = shared_references(NAMES, ["tid2008"], dataset="tid2013")
-    assert every == frozenset(NAMES[:24])
-    assert "parrots" in shared_references(live, ["tid2013"], dataset="live")
-    assert shared_references(NAMES, ["tid2013"], dataset="kadid10k") == frozenset()
-    assert shared_references(NAMES, ["kadid10k"], dataset="tid2013") == frozenset()
+    assert "parrots" in shared_references(live, {"tid2013": NAMES}, dataset="live")
     mine = ["photos/kodim23", "kodim23#0-1", "kodim01", "other"]
-    assert shared_references(mine, ["live"], dataset="pair_list/kodak") == {
+    assert shared_references(mine, {"live": live}, dataset="pair_list/kodak") == {
         "photos/kodim23",
         "kodim23#0-1",  # LIVE has no kodim01
     }
+
+
+SETS = {
+    "tid2013": NAMES,
+    "tid2008": NAMES,
+    "live": [*PHOTOGRAPHS["live"], *OTHERS],
+    "kadid10k": [f"I{number:02d}" for number in range(1, 82)],
+    "pieapp": ["ref_1", "ref_161"],
+    "pieapp_scores": ["ref_161"],
+    "synthetic/kodak": KODAK,
+    "synthetic/tiles": ["kodim05#0-1", "kodim05#1-1", "beach#0-0"],
+    "pair_list/mine": ["refs/kodim05", "refs/beach", "I25"],
+}
+
+SHARED = {
+    ("tid2013", "tid2008"): (25, 25),  # with the one that is none of Kodak's
+    ("tid2013", "live"): (19, 19),
+    ("tid2013", "synthetic/kodak"): (24, 24),
+    ("tid2013", "kadid10k"): (0, 0),  # other images, called alike
+    ("tid2013", "pair_list/mine"): (1, 1),
+    ("live", "synthetic/tiles"): (1, 2),
+    ("pieapp", "pieapp_scores"): (1, 1),
+    ("synthetic/tiles", "pair_list/mine"): (3, 2),
+    ("kadid10k", "pair_list/mine"): (0, 0),
+}
+
+
+@pytest.mark.parametrize("pair", SHARED, ids="-".join)
+def test_what_two_sets_share_is_the_same_from_both_sides(pair: tuple[str, str]) -> None:
+    found = tuple(
+        len(shared_references(SETS[one], {other: SETS[other]}, dataset=one))
+        for one, other in (pair, pair[::-1])
+    )
+    assert found == SHARED[pair]

@@ -34,6 +34,7 @@ def test_scenes_need_no_files(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.filterwarnings("ignore:.*left out, as no images")
 def test_photographs_of_a_folder_are_cut_and_seeded_by_name(tmp_path: Path) -> None:
     photographs = tmp_path / "photos"
     photographs.mkdir()
@@ -147,7 +148,7 @@ def test_a_sample_of_the_kinds_is_drawn_for_each_reference(tmp_path: Path) -> No
             {"tiles": True, "photographs": "small", "size": 64},
             "s.png: is 40x40 .* too small.* 64x64",
         ),
-        ({"kinds": ["fog"]}, "no distortion fog; there are gaussian_noise"),
+        ({"kinds": ["fog"]}, "distortion 'fog' is not one of gaussian_noise"),
         ({"scenes": 0}, "0 scenes"),
         ({"photographs": "none"}, "none: no such folder"),
         ({"photographs": "."}, "holds no images"),
@@ -173,3 +174,18 @@ def test_errors_are_one_line_and_leave_nothing(
         data.prepare("synthetic", data_dir=tmp_path / "out", **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_photograph_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    (folder / ".hidden").touch()
+    Image.new("RGB", (40, 40)).save(folder / "p.png")
+    with pytest.warns(UserWarning, match=r"left out.*: inside, notes.txt$"):
+        data.prepare(
+            "synthetic/mine",
+            data_dir=tmp_path / "out",
+            photographs=folder,
+            kinds=["jpeg"],
+        )

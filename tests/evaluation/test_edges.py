@@ -145,7 +145,7 @@ def test_disagreements_are_the_worst(sets: Path) -> None:
         ({"models.psnr.trained": False}, "but psnr has no uniform head"),
         ({"data.one.fold": "6/5"}, "data.one.fold: fold is '6/5'"),
         ({"data.one.split": "none"}, "has no split 'none'"),
-        ({"data.one.name": "other"}, "no set 'other'"),
+        ({"data.one.name": "other"}, "set 'other' is not one of"),
         ({"data.one.exclude_references": "r9"}, "has no reference r9"),
         ({"data.one.exclude_references": "r0,r1,r2"}, "no example is left"),
         ({"models.psnr.name": "gone.safetensors"}, "gone.safetensors: no such file"),
