@@ -171,11 +171,8 @@ def _endings() -> frozenset[str]:
 @functools.cache  # once: registering again adds the formats again
 def _register_plugins() -> None:
     """Makes Pillow know the formats whose plug-ins are installed."""
-    for name in (
-        "PIL",
-        "imagecodecs",
-        "tifffile",
-    ):  # or what they log is printed, beside our errors
+    # Or what they log is printed, beside our errors.
+    for name in ("PIL", "imagecodecs", "tifffile"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     with contextlib.suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
