@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from spips_jax import images, model_file, weights
 from spips_jax.calibration import Calibration, fit_choices, fit_opinions
 from spips_jax.images import Images
+from spips_jax.process import check_process
 from spips_jax.spips import Comparison, Features, Spips
 
 
@@ -275,6 +276,7 @@ class Metric:
     def _check(
         self, array: Images, value_range: tuple[float, float], *, name: str
     ) -> None:
+        check_process()
         images.check_images(
             array,
             value_range=value_range,
