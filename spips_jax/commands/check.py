@@ -134,5 +134,8 @@ def _score(metric: Metric, row: dict[str, Any], folder: Path) -> float:
 
     paths = [Path(row[name]) for name in ("reference", "distorted")]
     paths = [path if path.exists() else folder / path for path in paths]
-    reference, distorted = map(read_image, paths)
+    size, name = metric.module.min_size, metric.name
+    reference, distorted = (
+        read_image(path, min_size=size, needed_by=name) for path in paths
+    )
     return float(metric(reference, distorted))
