@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from spips_jax.baselines import BASELINES
     from spips_jax.cache import cache_compilations
+    from spips_jax.parallel import check_devices
     from spips_jax.progress import Bar
 
     pairs, problems = find_pairs(args)
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         raise UserError(f"--maps: {args.model} compares whole images, it has no maps")
     files = map_files(pairs, args.maps)
+    check_devices()  # here, so that its absence is not the fault of each pair
     metric = load(args)
     if args.maps is not None:
         make_folder(args.maps)
