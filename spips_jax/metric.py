@@ -11,6 +11,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
@@ -21,6 +22,7 @@ from spips_jax.process import check_process
 from spips_jax.spips import Comparison, Features, Spips
 
 
+@nnx.register_data_type  # so that an attribute of an nnx.Module may be one
 @flax.struct.dataclass(eq=False, repr=False)  # compared by identity, like functions
 class Metric:
     """A full-reference image quality metric.
@@ -152,7 +154,7 @@ class Metric:
 
         Returns:
           float32 `(...)`. Of SPIPS: exactly 0 for identical images, never negative,
-          larger is worse.
+          larger is worse. It is not symmetric: exchanged images have another score.
 
         Raises:
           ImageError: images that break the contract; see `images.check_images`.
