@@ -17,6 +17,7 @@ dimensions may be symbolic; height and width may not.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,10 @@ def check_images(
         `value_range` by more than `OVERSHOOT` of its width.
     """
     low, high = value_range
-    if not low < high:
+    if not 0 < high - low < math.inf:
         raise ImageError(
-            f"value_range is ({low:g}, {high:g}): the first must be below the second"
+            f"value_range is ({low:g}, {high:g}): both must be finite, and the first"
+            " below the second"
         )
     if not isinstance(images, np.ndarray | jax.Array):
         raise ImageError(

@@ -31,9 +31,10 @@ class Metric:
     `jax.grad`, `jax.vmap` or `jax.pmap`, be mapped by `jax.tree.map` and be saved in a
     checkpoint. Calling it is pure and compiled on first use for each shape of images.
 
-    Images are arrays `(..., H, W, 3)`, H and W at least 32, RGB as stored. Floats lie
-    in `value_range`, uint8 means (0, 255). Leading dimensions broadcast, so one
-    reference can meet a batch. `spips_jax.images` states the contract in full.
+    Images are arrays `(..., H, W, 3)`, RGB as stored, H and W at least 32 for SPIPS;
+    for others see `module.min_size`. Floats lie in `value_range`, uint8 means (0, 255).
+    Leading dimensions broadcast, so one reference can meet a batch.
+    `spips_jax.images` states the contract in full.
 
     >>> import numpy as np, spips_jax
     >>> metric = spips_jax.load()

@@ -113,17 +113,17 @@ class DeviceError(UserError):
 
 
 def check_devices() -> None:
-    """Starts JAX on its devices, in the run of several hosts if there is one.
+    """Starts JAX, where JAX_PLATFORMS says on what; else JAX takes what there is.
 
     Raises:
-      DeviceError: JAX_PLATFORMS names a kind of which there is none.
+      DeviceError: there is no device of the kind that it names.
     """
     wanted = jax.config.values["jax_platforms"]
+    if not wanted:
+        return
     try:
         jax.devices()
     except Exception:  # of a type that depends on the kind
-        if not wanted:
-            raise
         raise DeviceError(
             f"JAX_PLATFORMS is {wanted}, and JAX finds no such device here, only"
             f" {_kinds_there_are(wanted)}: unset it, or install the JAX for your device"

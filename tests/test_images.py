@@ -106,6 +106,9 @@ def test_arrays_that_are_closed_over_are_checked_by_value(transform):
         (np.full((40, 40, 3), -1.0), (0, 1), r"from -1 to -1.*\(0, 1\)"),
         (jnp.full((40, 40, 3), 3.0), (-1, 1), r"from 3 to 3.*\(-1, 1\)"),
         (np.zeros((40, 40, 3)), (1, 0), r"value_range is \(1, 0\)"),
+        (np.zeros((40, 40, 3)), (1, 1), r"value_range is \(1, 1\)"),
+        (np.zeros((40, 40, 3)), (0, np.inf), r"value_range is \(0, inf\)"),
+        (np.zeros((40, 40, 3)), (np.nan, 1), r"value_range is \(nan, 1\)"),
         ([[0.5]], (0, 1), "builtins.list: give a NumPy or JAX array"),
     ],
 )
