@@ -10,14 +10,19 @@ The array contract of the whole package is stated here, once:
 - inside the package images are float32 in [0, 1].
 
 Shapes and dtypes are checked always. Values are checked where they can be read, on the
-host; under `jax.jit`, `jax.grad` and the like there is nothing to read and no check.
+host. Under `jax.jit`, `jax.grad` and the like there is nothing to read and no check,
+unless it is asked for: see `check_images`. In programs of `jax.export` leading
+dimensions may be symbolic; height and width may not.
 """
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from spips_jax.messages import UserError
 
@@ -51,8 +56,21 @@ def check_images(
     name: str = "images",
     min_size: int = MIN_SIZE,
     needed_by: str = "SPIPS",
+    traced: bool = False,
 ) -> None:
     """Raises unless `images` keeps the array contract of this module.
+
+    The values of arrays that are being traced can be checked when the program runs, by
+    `jax.experimental.checkify`:
+
+        def loss(params, metric, noisy, clean):
+            output = denoise(params, noisy)
+            check_images(output, name="output", traced=True)
+            return metric(clean, output).mean()
+
+        checked = jax.jit(checkify.checkify(jax.value_and_grad(loss)))
+        error, (value, gradient) = checked(params, metric, noisy, clean)
+        error.throw()  # if output had a NaN, or values far outside its range
 
     Args:
       images: a NumPy or JAX array (or tracer) `(..., H, W, 3)`.
@@ -60,15 +78,18 @@ def check_images(
       name: what the error calls the array.
       min_size: smallest height and width, in pixels.
       needed_by: what needs that size, for the error.
+      traced: whether to check the values of tracers, too. The function that calls this
+        must then be transformed by `checkify.checkify`, or JAX refuses to trace it.
 
     Raises:
       ImageError: wrong rank, channels, size or dtype; NaN or inf; values outside
         `value_range` by more than `OVERSHOOT` of its width.
     """
     low, high = value_range
-    if not low < high:
+    if not 0 < high - low < math.inf:
         raise ImageError(
-            f"value_range is ({low:g}, {high:g}): the first must be below the second"
+            f"value_range is ({low:g}, {high:g}): both must be finite, and the first"
+            " below the second"
         )
     if not isinstance(images, np.ndarray | jax.Array):
         raise ImageError(
@@ -76,17 +97,7 @@ def check_images(
             " NumPy or JAX array"
         )
     shape, dtype = images.shape, images.dtype
-    if len(shape) < 3 or shape[-1] != 3:
-        raise ImageError(
-            f"{name} has shape {shape}: it must be (..., height, width, 3); repeat a"
-            " grey image to 3 channels, drop an alpha channel"
-        )
-    for side, length in (("height", shape[-3]), ("width", shape[-2])):
-        if length < min_size:
-            raise ImageError(
-                f"{name}: {side} {length} is below the {min_size} that {needed_by}"
-                " needs"
-            )
+    check_shape(shape, name=name, min_size=min_size, needed_by=needed_by)
     if dtype == jnp.uint8:
         return
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -94,19 +105,61 @@ def check_images(
             f"{name} has dtype {dtype}: give uint8 (0 to 255) or floats with their"
             " value_range"
         )
-    if isinstance(images, jax.core.Tracer) or 0 in shape:
+    if 0 in shape:
+        return
+    slack = OVERSHOOT * (high - low)
+    not_finite = f"{name} contains NaN or inf: every value must be finite"
+    outside = (
+        f"{_literal(name)} has values from {{lowest:g}} to {{highest:g}}, far outside"
+        f" its value_range ({low:g}, {high:g}): pass the range that it has"
+    )
+    if isinstance(images, jax.core.Tracer):
+        if traced:
+            lowest, highest, finite = _extremes_on_device(images)
+            checkify.check(finite, _literal(not_finite))
+            inside = (lowest >= low - slack) & (highest <= high + slack)
+            checkify.check(inside, outside, lowest=lowest, highest=highest)
         return
     if isinstance(images, jax.Array) and not images.is_fully_addressable:
         return
     lowest, highest, finite = _extremes(images)
     if not finite:
-        raise ImageError(f"{name} contains NaN or inf: every value must be finite")
-    slack = OVERSHOOT * (high - low)
+        raise ImageError(not_finite)
     if lowest < low - slack or highest > high + slack:
+        raise ImageError(outside.format(lowest=lowest, highest=highest))
+
+
+def check_shape(
+    shape: tuple[int, ...],
+    *,
+    name: str = "images",
+    min_size: int = MIN_SIZE,
+    needed_by: str = "SPIPS",
+) -> None:
+    """Raises `ImageError` unless a shape is that of images; see `check_images`."""
+    if len(shape) < 3 or shape[-1] != 3:
+        remedy = "repeat a grey image to 3 channels, drop an alpha channel"
+        if len(shape) >= 3 and shape[-3] == 3:
+            remedy = "move the channels last: np.moveaxis(images, -3, -1)"
         raise ImageError(
-            f"{name} has values from {lowest:g} to {highest:g}, far outside its"
-            f" value_range ({low:g}, {high:g}): pass the range that it has"
+            f"{name} has shape {shape}: it must be (..., height, width, 3); {remedy}"
         )
+    for side, length in (("height", shape[-3]), ("width", shape[-2])):
+        if not isinstance(length, int):
+            raise ImageError(
+                f"{name}: {side} {length} is symbolic: give a number, only leading"
+                " dimensions may be symbolic"
+            )
+        if length < min_size:
+            raise ImageError(
+                f"{name}: {side} {length} is below the {min_size} that {needed_by}"
+                " needs"
+            )
+
+
+def _literal(text: str) -> str:
+    """A format string that gives `text`."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _extremes(images: Images) -> tuple[float, float, bool]:
@@ -145,7 +198,8 @@ def check_same_size(
             f" {_size(distorted_shape)}: a pair must have one size; crop or resize"
         )
     try:
-        np.broadcast_shapes(reference_shape[:-3], distorted_shape[:-3])
+        # Not NumPy's, which takes no symbolic sizes.
+        jnp.broadcast_shapes(reference_shape[:-3], distorted_shape[:-3])
     except ValueError:
         raise ImageError(
             f"leading dimensions {reference_shape[:-3]} of reference and"

@@ -23,6 +23,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from spips_jax.messages import UserError
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Real
 
@@ -124,7 +126,12 @@ def rank_loss(
         distortion of one photograph. All rows are one group by default.
       scale: the difference of scores that counts as clear, above 0.
       mask: `(N,)`, False for rows to leave out.
+
+    Raises:
+      UserError: `scale` is not above 0.
     """
+    if not scale > 0:
+        raise UserError(f"scale is {scale}: take a number above 0")
     scores = _wide(scores)
     paired = opinions[:, None] > opinions[None, :]
     if groups is not None:

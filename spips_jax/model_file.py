@@ -31,6 +31,7 @@ from jax.typing import DTypeLike
 
 from spips_jax import backbones, weights
 from spips_jax.calibration import Calibration
+from spips_jax.process import check_process
 from spips_jax.spips import Spips
 from spips_jax.weights import BACKBONE, WeightsError
 
@@ -140,6 +141,7 @@ def read_model(
         another than the one that the model was trained on.
     """
     path = Path(path)
+    check_process()
     flat, metadata = _read(path)
     network = metadata["backbone"]
     options: dict[str, Any] = json.loads(metadata["options"])

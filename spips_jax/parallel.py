@@ -22,6 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from spips_jax.messages import UserError
+
 AXIS = "devices"
 
 DISTRIBUTED = ("auto", "yes", "no")
@@ -104,6 +106,40 @@ def _tpu_workers() -> str:
             return answer.read().decode()
     except (OSError, http.client.HTTPException):
         return ""
+
+
+class DeviceError(UserError):
+    """JAX has no device of the kind that it was told to use."""
+
+
+def check_devices() -> None:
+    """Starts JAX, where JAX_PLATFORMS says on what; else JAX takes what there is.
+
+    Raises:
+      DeviceError: there is no device of the kind that it names.
+    """
+    wanted = jax.config.values["jax_platforms"]
+    if not wanted:
+        return
+    try:
+        jax.devices()
+    except Exception:  # of a type that depends on the kind
+        raise DeviceError(
+            f"JAX_PLATFORMS is {wanted}, and JAX finds no such device here, only"
+            f" {_kinds_there_are(wanted)}: unset it, or install the JAX for your device"
+            " (https://docs.jax.dev/en/latest/installation.html)"
+        ) from None
+
+
+def _kinds_there_are(wanted: str) -> str:
+    """The kinds of devices that JAX finds by itself, comma-separated."""
+    jax.config.update("jax_platforms", None)
+    try:
+        return ", ".join(sorted({device.platform for device in jax.devices()}))
+    except Exception:
+        return "none"
+    finally:
+        jax.config.update("jax_platforms", wanted)
 
 
 def is_writer() -> bool:

@@ -20,6 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from spips_jax import classical as classical_maps
 from spips_jax.facts import facts
@@ -41,6 +42,7 @@ CLASSICAL = ("psnr", "ssim", "ms_ssim")
 """The paper's classical maps: keys of `spips_jax.classical.MAPS`."""
 
 
+@nnx.register_data_type  # so that an attribute of an nnx.Module may be one
 @flax.struct.dataclass
 class Features:
     """What can stand in for an image in comparisons.

@@ -29,6 +29,7 @@ from spips_jax.cache import cache_folder
 from spips_jax.files import replacing
 from spips_jax.messages import UserError, one_of
 from spips_jax.outputs import SOFTWARE
+from spips_jax.process import check_process
 
 FORMAT = SOFTWARE
 
@@ -267,6 +268,7 @@ def read_network(
       WeightsError: as `read_weights`.
     """
     path = path or weights_path(network)
+    check_process()
     return jax.tree.map(jnp.asarray, read_weights(path, network=network))
 
 

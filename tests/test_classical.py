@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics
 
-from spips_jax import classical
+from spips_jax import ImageError, classical
+from spips_jax.messages import UserError
 
 SIZES = [(32, 32), (48, 33), (97, 128), (161, 190)]
 """1, 2, 3 (or 2) and 5 scales of MS-SSIM; odd and even."""
@@ -236,3 +237,88 @@ def test_the_global_precision_setting_changes_nothing(pair):
         actual = quality_maps(reference, distorted)  # compiled anew: a part of the key
     for name, values in expected.items():
         np.testing.assert_array_equal(actual[name], values)
+
+
+MEASURES = {
+    name: getattr(classical, name)
+    for name in (
+        "psnr", "ssim", "ms_ssim", "vif", "fsim", "fsimc", "vsi", "gmsd", "mdsi",
+        "haarpsi",
+    )
+}  # fmt: skip
+LEAST = {**{name: one.min_size for name, one in classical.MAPS.items()}, "vif": 41}
+
+measures = pytest.mark.parametrize("name", MEASURES)
+
+
+@measures
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: np.moveaxis(x, -1, -3), "move the channels last"),
+        (lambda x: (255 * x).astype(np.uint8), "dtype uint8: .* floats in"),
+        (lambda x: np.where(x > 0.99, np.nan, x), "distorted contains NaN"),
+        (lambda x: 255 * x, "far outside its value_range"),
+        (lambda x: x[:, :-1], "a pair must have one size"),
+        (lambda x: x.tolist(), "give a NumPy or JAX array"),
+    ],
+    ids=["channels first", "uint8", "nan", "range", "sizes", "list"],
+)
+def test_functions_refuse_what_they_would_score_wrongly(name, spoil, message):
+    image = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    with pytest.raises(ImageError, match=message):
+        MEASURES[name](image, spoil(image))
+
+
+@measures
+def test_functions_name_the_least_size_that_they_need(name):
+    least = LEAST[name]
+    image = np.full((64, least - 1, 3), 0.5, np.float32)
+    with pytest.raises(ImageError) as caught:
+        MEASURES[name](image, image)
+    side = f"reference: width {least - 1} is below the {least} that {name} needs"
+    assert str(caught.value) == side
+
+
+@pytest.mark.parametrize("name", classical.MAPS)
+def test_maps_name_the_least_size_that_they_need(name):
+    least = LEAST[name]
+    image = np.full((64, least - 1, 3), 0.5, np.float32)
+    with pytest.raises(ImageError, match=f"width {least - 1} is below.* that {name} n"):
+        classical.quality_maps(image, image, names=("psnr", name))
+
+
+def test_maps_that_there_are_not_are_named():
+    image = np.full((32, 32, 3), 0.5, np.float32)
+    with pytest.raises(UserError, match=r"map 'ms-ssim' is not one .*did you mean ms_"):
+        classical.quality_maps(image, image, names=("psnr", "ms-ssim"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filter_size": 10}, "filter_size is 10: take an odd number"),
+        ({"filter_size": 2}, "filter_size is 2: take an odd number"),
+        ({"filter_size": 0}, "filter_size is 0"),
+        ({"filter_size": -3}, "filter_size is -3"),
+        ({"filter_size": 4.5}, "filter_size is 4.5"),
+        ({"filter_size": 19}, "needs 9 pixels to mirror, and a side .* is 8"),
+        ({"filter_sigma": 0.0}, "filter_sigma is 0.0: take a number above 0"),
+        ({"filter_sigma": -1.5}, "filter_sigma is -1.5"),
+        ({"filter_sigma": np.nan}, "filter_sigma is nan"),
+        ({"filter_sigma": np.inf}, "filter_sigma is inf"),
+    ],
+)
+def test_windows_that_are_none_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        classical.gaussian_filter(jnp.ones((8, 12, 3)), **options)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("size", [1, 3, 11, 17])
+def test_every_other_window_keeps_a_constant(size):
+    images = jnp.ones((8, 12, 3))
+    blurred = jax.jit(classical.gaussian_filter, static_argnames="filter_size")(
+        images, filter_size=size
+    )
+    np.testing.assert_allclose(blurred, 1, rtol=1e-6)  # a float32 sum of 17 at most

@@ -53,8 +53,8 @@ jax.eval_shape(jax.grad(lambda y: metric(images[0], y).sum()), images[1])
 
 
 WRONG = [
-    "classical.ssim(images[0], images[1][:, :30])",
-    "classical.psnr(images[0][..., :1], images[1][..., :1])",
+    "classical.structural.squared_error(images[0], images[1][:, :30])",
+    "classical.structural.squared_error(images[0][..., :1], images[1][..., :1])",
     "streams.texture_difference(taps[0], taps[1][..., :3])",
     "losses.rank_loss(columns[0], columns[1][:5])",
     "losses.plcc_loss(*columns, mask=mask[:5])",

@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from spips_jax.backbones import BACKBONES
-from spips_jax.cache import cache_folder
+from spips_jax.cache import cache_folder, unwritable
 from spips_jax.messages import one_of
 from spips_jax.outputs import check_files
 from spips_jax.weights import PUBLISHED, WeightsError, weights_path, write_weights
@@ -45,6 +45,9 @@ def convert(
     own = output is None
     output = output or weights_path(network)
     check_files([output], inputs=[source] if source else [], option="--output", own=own)
+    if problem := unwritable(output.parent):  # said before a download
+        remedy = "set SPIPS_HOME to a folder that can be, or give --output"
+        raise WeightsError(f"{problem}: {remedy if own else 'give another --output'}")
     source = source or download.fetch(network, cache_folder())
     tensors = networks.read_source(network, source)
     with source.open("rb") as file:

@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from spips_jax.cache import unwritable
 from spips_jax.progress import Bar
 from spips_jax.weights import PUBLISHED, WeightsError
 
@@ -41,14 +42,18 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
     as `<name>.part`, and a later call resumes it.
 
     Raises:
-      WeightsError: the server can't be reached, the connection breaks, or the digest
-        differs.
+      WeightsError: the folder can't be written, the server can't be reached, the
+        connection breaks, or the digest differs.
     """
     _check_scheme(url)
     path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
     part = path.with_name(f"{path.name}.part")
     if _digest_error(path, path.name) is None:
         return path
+    if unusable := unwritable(folder):
+        raise WeightsError(
+            f"{unusable}: set SPIPS_HOME to a folder that can be, or give --source"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # An interruption just before the renaming leaves a complete part file.

@@ -1,8 +1,8 @@
 """The classical metrics: as numbers, and as the quality maps of SPIPS.
 
 Images are float32 `(..., H, W, 3)` in [0, 1], RGB as stored; every function takes a
-reference and a distorted one of the same shape. All of it is float32 at full precision,
-whatever the global setting.
+reference and a distorted one of the same shape, and raises `ImageError` for others. All
+of it is float32 at full precision, whatever the global setting.
 
 The numbers (`psnr`, `ssim`, `ms_ssim`, `vif`, `fsim`, `fsimc`, `vsi`, `gmsd`, `mdsi`,
 `haarpsi`) follow the papers, with their directions. The maps (`quality_maps`) are
@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from spips_jax.classical.filters import FILTER_SIZE, gaussian_filter, halve
+from spips_jax.classical.filters import (
+    FILTER_SIZE,
+    check_pair,
+    gaussian_filter,
+    halve,
+)
 from spips_jax.classical.gradients import (
     GMSD_MIN_SIZE,
     MDSI_MIN_SIZE,
@@ -55,6 +60,7 @@ from spips_jax.classical.wavelets import (
     haarpsi_error,
     haarpsi_quality,
 )
+from spips_jax.messages import UserError, one_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -126,7 +132,15 @@ def quality_maps(
         metric weighs it: the mean error becomes 1 - the metric.
 
       The last six are computed on reduced images, and enlarged by repetition.
+
+    Raises:
+      UserError: there is no map of a name.
+      ImageError: images that are no such pair, or too small for a map.
     """
+    for name in names:
+        if name not in MAPS:
+            raise UserError(one_of("map", name, MAPS))
+        check_pair(reference, distorted, min_size=MAPS[name].min_size, needed_by=name)
     chosen = {name: MAPS[name] for name in names}
     return {
         name: map_.quality(map_.error(reference, distorted))

@@ -7,13 +7,17 @@ setting reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial, reduce
+import math
+from collections.abc import Callable, Sequence
+from functools import partial, reduce, wraps
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from spips_jax.images import ImageError, check_images, check_same_size
+from spips_jax.messages import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -34,6 +38,44 @@ PREWITT = (1 / 3, 1 / 3)
 """3x3 gradient operators: the weights of the outer and of the middle row."""
 
 
+Measure = Callable[[jax.Array, jax.Array], jax.Array]
+"""From a reference and a distorted image to a number."""
+
+
+def of_pairs(*, min_size: int = 1) -> Callable[[Measure], Measure]:
+    """Makes a function of two images raise where it would give a number that is none.
+
+    That is `ImageError` for images that are not `(..., H, W, 3)`, smaller than
+    `min_size`, of different sizes, not floating, not finite or not about [0, 1].
+    """
+
+    def checked(measure: Measure) -> Measure:
+        @wraps(measure)
+        def call(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+            check_pair(
+                reference, distorted, min_size=min_size, needed_by=measure.__name__
+            )
+            return measure(reference, distorted)
+
+        return call
+
+    return checked
+
+
+def check_pair(
+    reference: jax.Array, distorted: jax.Array, *, min_size: int, needed_by: str
+) -> None:
+    """Raises `ImageError` as `of_pairs` says."""
+    for name, images in (("reference", reference), ("distorted", distorted)):
+        check_images(images, name=name, min_size=min_size, needed_by=needed_by)
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ImageError(
+                f"{name} has dtype {images.dtype}: {needed_by} here takes floats in"
+                " [0, 1]; divide by 255, or use spips_jax.load, which does"
+            )
+    check_same_size(reference.shape, distorted.shape)
+
+
 def gaussian_filter(
     images: Float[Array, "*batch h w c"],
     *,
@@ -42,17 +84,40 @@ def gaussian_filter(
 ) -> Float[Array, "*batch h w c"]:
     """Gaussian blur of `(..., H, W, C)` at the images' size, edges mirrored.
 
-    The mirror repeats the edge pixel, as SciPy's and scikit-image's "reflect" does. H
-    and W must be at least `filter_size // 2`. Differentiable in reverse mode.
+    The mirror repeats the edge pixel, as SciPy's and scikit-image's "reflect" does.
+    Differentiable in reverse mode.
+
+    Args:
+      images: H and W are at least `filter_size // 2`.
+      filter_size: side of the window in pixels, odd.
+      filter_sigma: standard deviation in pixels, above 0.
+
+    Raises:
+      UserError: an argument is not as said here.
     """
     weights = gaussian_window(filter_size, filter_sigma)
+    shortest = min(images.shape[-3:-1])
+    if shortest < filter_size // 2:
+        raise UserError(
+            f"filter_size is {filter_size}, which needs {filter_size // 2} pixels to"
+            f" mirror, and a side of the images is {shortest}: take a smaller one"
+        )
     for axis in (-3, -2):
         images = _blur(images, weights, axis)
     return images
 
 
 def gaussian_window(size: int, sigma: float) -> tuple[float, ...]:
-    """Weights of a Gaussian, which sum to 1; `sigma` in pixels."""
+    """Weights of a Gaussian, which sum to 1; `sigma` in pixels.
+
+    Raises:
+      UserError: `size` is not an odd number from 1 on, which alone has a centre, or
+        `sigma` is not above 0 and finite.
+    """
+    if size != int(size) or size < 1 or size % 2 == 0:
+        raise UserError(f"filter_size is {size}: take an odd number from 1 on")
+    if not 0 < sigma < math.inf:
+        raise UserError(f"filter_sigma is {sigma}: take a number above 0, in pixels")
     offsets = np.arange(size) - size // 2
     window = np.exp(-0.5 * (offsets / sigma) ** 2)
     return tuple(float(weight) for weight in window / window.sum())

@@ -23,6 +23,7 @@ from spips_jax.classical.filters import (
     gradient_magnitude,
     hypotenuse,
     mix,
+    of_pairs,
     root,
     similarity,
 )
@@ -45,6 +46,7 @@ MDSI_ALPHA = 0.6
 MDSI_MIN_SIZE = 3
 
 
+@of_pairs(min_size=GMSD_MIN_SIZE)
 def gmsd(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:
@@ -82,6 +84,7 @@ def _gmsd_differences(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     return 1.0 - similarity(x, y, GMSD_CONSTANT)
 
 
+@of_pairs(min_size=MDSI_MIN_SIZE)
 def mdsi(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.classical.filters import LUMA, correlate, gaussian_window, mix
+from spips_jax.classical.filters import (
+    LUMA,
+    correlate,
+    gaussian_window,
+    mix,
+    of_pairs,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -20,6 +26,7 @@ VIF_MIN_SIZE = 41
 """Least size whose fourth scale has a window inside."""
 
 
+@of_pairs(min_size=VIF_MIN_SIZE)
 def vif(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

@@ -19,6 +19,7 @@ from spips_jax.classical.filters import (
     gradient_magnitude,
     hypotenuse,
     mix,
+    of_pairs,
     power,
     root,
     shares,
@@ -58,6 +59,7 @@ FSIM_MIN_SIZE = 16
 finite from 2 on."""
 
 
+@of_pairs(min_size=FSIM_MIN_SIZE)
 def fsim(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:
@@ -83,6 +85,7 @@ def fsim(
     return 1.0 - _shares(reference, distorted, chroma=False)[0].mean((-2, -1))
 
 
+@of_pairs(min_size=FSIM_MIN_SIZE)
 def fsimc(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

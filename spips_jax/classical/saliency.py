@@ -16,6 +16,7 @@ from spips_jax.classical.filters import (
     factor_for,
     gradient_magnitude,
     mix,
+    of_pairs,
     pad,
     power,
     root,
@@ -54,6 +55,7 @@ VSI_MIN_SIZE = 3
 """One window of the gradients; values are finite from 2 on."""
 
 
+@of_pairs(min_size=VSI_MIN_SIZE)
 def vsi(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

@@ -17,6 +17,7 @@ from spips_jax.classical.filters import (
     double,
     gaussian_filter,
     halve,
+    of_pairs,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ slope by 300.
 """
 
 
+@of_pairs()
 def psnr(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:
@@ -55,6 +57,7 @@ def psnr(
     return -10.0 * jnp.log10(jnp.maximum(mse, 10.0 ** (-MAX_PSNR / 10)))
 
 
+@of_pairs(min_size=FILTER_SIZE)
 def ssim(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:
@@ -66,6 +69,7 @@ def ssim(
     return _mean_inside(_ssim_map(reference, distorted)).mean(-1)
 
 
+@of_pairs(min_size=FILTER_SIZE)
 def ms_ssim(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

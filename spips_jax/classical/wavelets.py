@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spips_jax.classical.filters import YIQ, average_same, enlarge, mix, pad, similarity
+from spips_jax.classical.filters import (
+    YIQ,
+    average_same,
+    enlarge,
+    mix,
+    of_pairs,
+    pad,
+    similarity,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -22,6 +30,7 @@ _TOP = float(1 / (1 + np.exp(-ALPHA)))
 """The logistic function of `ALPHA`, which full similarity has."""
 
 
+@of_pairs(min_size=HAARPSI_MIN_SIZE)
 def haarpsi(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch"]:

@@ -112,6 +112,12 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt as error:
         failed(str(error) or "interrupted")
         return EXIT_INTERRUPTED
+    except Exception:
+        # Without a device JAX raises whatever comes first, wherever it is used first.
+        missing = _missing_device()
+        if missing is None:
+            raise
+        return failed(missing)
     finally:
         warnings.showwarning = shown
 
@@ -156,6 +162,19 @@ def failed(message: str) -> int:
     """Prints an error in its one line; returns the exit code."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _missing_device() -> str | None:
+    """The line that says that JAX has no device; None if it has, or never started."""
+    if "jax" not in sys.modules:
+        return None
+    from spips_jax.parallel import DeviceError, check_devices
+
+    try:
+        check_devices()
+    except DeviceError as error:
+        return one_line(error)
+    return None
 
 
 def _parser() -> Parser:

@@ -112,6 +112,7 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from spips_jax.cache import cache_compilations
+    from spips_jax.parallel import check_devices
     from spips_jax.progress import Bar
 
     models = args.model or [DEFAULT]
@@ -120,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = found.pairs
     files = map_files(pairs, args.maps)
     output = _output(args, pairs)
+    check_devices()  # here, so that its absence is not the fault of each pair
     metrics = [load(args, model) for model in models]
     if args.maps is not None:
         make_folder(args.maps)

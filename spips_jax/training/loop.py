@@ -218,14 +218,15 @@ def open_pooled(
         )
         if not parallel.is_writer():
             return pairs
-        what = f"{dataset.name}: running the frozen network once, results kept in"
-        return tracked(pairs, total=len(dataset), what=f"{what} {folder}")
+        what = f"{dataset.name}: running the frozen network once"
+        return tracked(pairs, total=len(dataset), what=what)
 
     return pooled.pooled_dataset(
         dataset,
         folder=folder,
         network=f"{config.model.name} {config.model.dtype} {maps} {digest}",
         compute=compute,
+        spare=not config.data.cache_dir,
     )
 
 

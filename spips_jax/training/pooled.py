@@ -8,10 +8,13 @@ depend on. Training on them reads no images.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from spips_jax import parallel
+from spips_jax.cache import unwritable
 from spips_jax.data.dataset import Dataset
 from spips_jax.digests import code_digest, json_digest
 from spips_jax.training.step import POOLED
@@ -65,6 +69,7 @@ def pooled_dataset(
     folder: str | os.PathLike[str],
     network: str,
     compute: Callable[[], Iterator[Pair]],
+    spare: bool = False,
 ) -> PooledDataset:
     """Returns a set as pooled pairs, from the cache if they are there.
 
@@ -74,6 +79,8 @@ def pooled_dataset(
       network: identifies the network: its parameters, dtype and architecture.
       compute: yields (positions `(B,)`, pooled `(B, n, size)`), every example once;
         called in all processes if one of them finds no cache.
+      spare: whether a folder that cannot be written is replaced, with a warning, by a
+        temporary one.
 
     Raises:
       OSError: the folder cannot be written; nothing half-written is left.
@@ -88,6 +95,15 @@ def pooled_dataset(
     place = Path(folder).expanduser() / json_digest(card)[:32]
     # All processes must compute together, but each may have its own folder.
     if not parallel.everywhere((place / _CARD).is_file()):
+        problem = unwritable(place.parent) if spare else ""
+        if problem:
+            warnings.warn(
+                f"{problem}: the pooled pairs of {dataset.name} are kept for this run"
+                f" only, in {_spare_folder()}; set SPIPS_HOME or data.cache_dir to a"
+                " folder that can be",
+                stacklevel=2,
+            )
+            place = _spare_folder() / place.name
         with _building(place) as partial:
             rows = _write(partial / _RECORDS, compute(), len(dataset))
             (partial / _CARD).write_text(json.dumps({**card, "rows": rows}))
@@ -124,6 +140,14 @@ def _write(path: Path, batches: Iterator[Pair], count: int) -> list[int]:
     if written != count or (rows < 0).any():
         raise RuntimeError(f"{written} of {count} examples were computed")
     return rows.tolist()
+
+
+@functools.cache
+def _spare_folder() -> Path:
+    """A temporary folder, removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="spips_pooled.")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @contextmanager

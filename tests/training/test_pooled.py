@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spips_jax import data, training
-from spips_jax.training import loop, setup
+from spips_jax.training import loop, pooled, setup
 from spips_jax.training.pooled import Pair, pooled_dataset
 
 
@@ -96,6 +96,31 @@ def test_a_build_that_is_interrupted_leaves_nothing(
     with pytest.raises(RuntimeError, match="49 of 50 examples were computed"):
         pooled_dataset(ranks, folder=tmp_path, network="a", compute=short)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_replaced_for_the_run(
+    ranks: data.Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder, compute = tmp_path / "file" / "pooled", Compute(len(ranks))
+    with pytest.warns(UserWarning, match=r"pooled: cannot be written .* this run only"):
+        made = pooled_dataset(
+            ranks, folder=folder, network="a", compute=compute, spare=True
+        )
+    np.testing.assert_array_equal(made[3]["pooled"], np.full((1, 3), 3))
+    with pytest.raises(OSError, match="file"):
+        pooled_dataset(ranks, folder=folder, network="a", compute=compute)
+    assert compute.calls == 1, "known before anything is computed"
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(
+    ranks: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = Compute(len(ranks))
+    for _ in range(2):
+        pooled_dataset(ranks, folder=tmp_path, network="a", compute=compute, spare=True)
+        monkeypatch.setattr(pooled, "unwritable", lambda _: "it cannot be written")
+    assert compute.calls == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

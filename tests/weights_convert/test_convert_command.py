@@ -120,7 +120,8 @@ def test_an_output_that_cannot_be_written(source, capsys, tmp_path):
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "dists.safetensors"
     line = error_line(capsys, "dists", "--source", source("dists"), "--output", output)
-    assert "file" in line
+    assert line.startswith(f"{output.parent}: cannot be written (")
+    assert line.endswith("give another --output\n")
 
 
 def test_names_with_line_breaks_stay_in_one_line(source, capsys):

@@ -104,6 +104,13 @@ def test_a_file_that_is_there_is_not_downloaded_again(server, tmp_path):
     assert server.asked == []
 
 
+def test_a_folder_that_cannot_be_written_is_known_before_the_download(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"file: cannot be .* set SPIPS_HOME"):
+        download.download(server.url, tmp_path / "file")
+    assert server.asked == []
+
+
 def test_a_damaged_file_is_downloaded_again(server, tmp_path):
     (tmp_path / NAME).write_bytes(CONTENT[:-1])
     assert download.download(server.url, tmp_path).read_bytes() == CONTENT
