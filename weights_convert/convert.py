@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import sys
+from collections.abc import Mapping
+
+import numpy as np
 
 from spips_jax.backbones import BACKBONES
 from spips_jax.cache import cache_folder, unwritable
@@ -23,12 +26,14 @@ def convert(
     *,
     compare: bool,
 ) -> int:
-    """Converts one file and prints what it wrote.
+    """Converts a network, and those saved with it, and prints what it wrote.
 
     Args:
       network: one of `spips_jax.weights.PUBLISHED`.
-      source: the PyTorch file; by default torchvision's, downloaded.
-      output: the file to write; by default where `spips_jax.load` looks for it.
+      source: the PyTorch file; by default torchvision's, downloaded. If it has backbone
+        and head of a metric, both are written, whichever of them is `network`.
+      output: the file to write; by default where `spips_jax.load` looks for it. Another
+        network of `source` goes to the same folder, as NETWORK.safetensors.
       compare: whether also to compare the result with PyTorch.
 
     Returns:
@@ -36,34 +41,58 @@ def convert(
 
     Raises:
       WeightsError: the file cannot be downloaded, read or converted.
+      UserError: an output is an input, or a file of somebody else's.
       OSError: a file cannot be opened or written.
     """
     if network not in PUBLISHED:
         raise WeightsError(one_of("network", network, PUBLISHED))
     if compare and network in BACKBONES:
         torch_twin.require_torch()
+    given = [source] if source else []
     own = output is None
     output = output or weights_path(network)
-    check_files([output], inputs=[source] if source else [], option="--output", own=own)
+    check_files([output], inputs=given, option="--output", own=own)
     if problem := unwritable(output.parent):  # said before a download
         remedy = "set SPIPS_HOME to a folder that can be, or give --output"
         raise WeightsError(f"{problem}: {remedy if own else 'give another --output'}")
     source = source or download.fetch(network, cache_folder())
-    tensors = networks.read_source(network, source)
+    found = networks.open_source(network, source)
+    outputs = {network: output}
+    for other in found.networks[1:]:
+        path = weights_path(other)
+        outputs[other] = path if own else output.with_name(path.name)
+        inputs = [*given, output]
+        check_files([outputs[other]], inputs=inputs, option="--output", own=own)
+    if compare and any(one in BACKBONES for one in outputs):
+        torch_twin.require_torch()
+    # All are read before any is written: a file is converted as a whole or not at all.
+    tensors = {one: found.read(one) for one in outputs}
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_weights(
-        output,
-        networks.to_flax(network, tensors),
-        network=network,
-        metadata={"source": source.name, "source_sha256": digest},
-    )
-    print(f"{network}: {len(tensors)} tensors from {source} written to {output}")
+    named = f"{source} ({found.prefix}*)" if found.prefix else source
+    for one, path in outputs.items():
+        write_weights(
+            path,
+            networks.to_flax(one, tensors[one]),
+            network=one,
+            metadata={"source": source.name, "source_sha256": digest},
+        )
+        print(f"{one}: {len(tensors[one])} tensors from {named} written to {path}")
+    if found.left_out:
+        some = ", ".join(f"{name!r:.80}" for name in found.left_out[:3])
+        print(f"left out: {len(found.left_out)} tensors outside {named}, as {some}")
     if not compare:
         return 0
-    differences = verify.verify(network, tensors, output)
+    return max(_compare(one, tensors[one], path) for one, path in outputs.items())
+
+
+def _compare(
+    network: str, tensors: Mapping[str, np.ndarray], path: pathlib.Path
+) -> int:
+    """Prints how a written file differs from PyTorch; returns the exit code."""
+    differences = verify.verify(network, tensors, path)
     print(verify.table(differences))
     if all(difference.within_tolerance for difference in differences):
         return 0
-    print(f"error: {output}: differs from PyTorch", file=sys.stderr)
+    print(f"error: {path}: differs from PyTorch", file=sys.stderr)
     return EXIT_DIFFERENT
