@@ -168,7 +168,7 @@ def _receive(url: str, part: pathlib.Path) -> None:
         total = None if response.length is None else start + response.length
         with (
             part.open("r+b" if start else "wb") as file,
-            Bar("", total=total, done=start, in_bytes=True) as bar,
+            Bar("", total=total, done=start, in_bytes=True, lines=True) as bar,
         ):
             bar.message(f"downloading {url}")
             file.seek(start)

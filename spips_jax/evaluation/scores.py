@@ -113,14 +113,12 @@ def scores_of(
 
     batch_size += -batch_size % jax.device_count()
     grouped = _saves_work(dataset, batch_size)
-    plan = eval_plan(dataset, batch_size=batch_size, by_reference=grouped)
-    unfinished = ((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1)
     found = run_batches(
         _score_batch(candidate, dataset, by_reference=grouped),
         dataset,
         batch_size=batch_size,
         by_reference=grouped,
-        first_batch=int(np.argmax(unfinished)),
+        done=done,
         num_threads=num_threads,
     )
     if not parallel.is_writer():

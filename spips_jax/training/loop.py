@@ -208,18 +208,21 @@ def open_pooled(
     folder = config.data.cache_dir or cache_folder() / "pooled"
     maps = ",".join(model.network.module.classical)
 
-    def compute() -> Iterator[pooled.Pair]:
+    def compute(done: np.ndarray) -> Iterator[pooled.Pair]:
         pool = _eval_step(model, dataset.kind, pool=True)
         pairs = run_batches(
             partial(pool, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
+            done=done,
         )
         if not parallel.is_writer():
             return pairs
         what = f"{dataset.name}: running the frozen network once"
-        return tracked(pairs, total=len(dataset), what=what)
+        if done.any():
+            what += f", {done.sum():,} of {len(done):,} done before"
+        return tracked(pairs, total=len(dataset), what=what, done=int(done.sum()))
 
     return pooled.pooled_dataset(
         dataset,
