@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
-from spips_jax.data.loader import Batch, Batches
+from spips_jax.data.loader import Batch, Batches, eval_plan
 from spips_jax.evaluation.batches import run_batches
 from spips_jax.evaluation.statistics import agreements as agreements_of
 from spips_jax.evaluation.statistics import main_of
@@ -210,12 +210,14 @@ def open_pooled(
 
     def compute(done: np.ndarray) -> Iterator[pooled.Pair]:
         pool = _eval_step(model, dataset.kind, pool=True)
+        # Of the whole set: the batches that are left are the same as without a break.
+        plan = eval_plan(dataset, batch_size=config.validate.batch_size)
         pairs = run_batches(
             partial(pool, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
-            done=done,
+            chosen=((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1),
         )
         if not parallel.is_writer():
             return pairs
