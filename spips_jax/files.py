@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from spips_jax.messages import printable
+
 try:
     import fcntl
 except ImportError:  # Windows has none
@@ -94,7 +96,9 @@ def _locked(lock: Path, path: Path) -> int | None:
             except BlockingIOError:
                 if not said:
                     # At once, as processes that share a log do not mix such lines.
-                    sys.stderr.write(f"{path}: waiting for another process\n")
+                    sys.stderr.write(
+                        printable(f"{path}: waiting for another process") + "\n"
+                    )
                 said = True
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if _is(handle, lock):

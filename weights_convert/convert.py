@@ -6,14 +6,22 @@ import hashlib
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from spips_jax.backbones import BACKBONES
 from spips_jax.cache import cache_folder, unwritable
-from spips_jax.messages import one_of
+from spips_jax.messages import one_of, printable
 from spips_jax.outputs import check_files
-from spips_jax.weights import PUBLISHED, WeightsError, weights_path, write_weights
+from spips_jax.weights import (
+    PUBLISHED,
+    WeightsError,
+    read_weights,
+    weights_path,
+    write_weights,
+)
+from spips_jax.weights import digest as digest_of
 from weights_convert import download, networks, torch_twin, verify
 
 EXIT_DIFFERENT = 1
@@ -40,7 +48,8 @@ def convert(
       0, or `EXIT_DIFFERENT` if the result differs from PyTorch's.
 
     Raises:
-      WeightsError: the file cannot be downloaded, read or converted.
+      WeightsError: the file cannot be downloaded, read or converted, or the file of the
+        network that was not asked for is there with other weights.
       UserError: an output is an input, or a file of somebody else's.
       OSError: a file cannot be opened or written.
     """
@@ -67,23 +76,56 @@ def convert(
         torch_twin.require_torch()
     # All are read before any is written: a file is converted as a whole or not at all.
     tensors = {one: found.read(one) for one in outputs}
+    params = {one: networks.to_flax(one, tensors[one]) for one in outputs}
+    there = [
+        one
+        for one, path in outputs.items()
+        if one != network and _is_there(one, path, params[one], source)
+    ]
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    named = f"{source} ({found.prefix}*)" if found.prefix else source
+    named = f"{source} ({found.prefix:.200}*)" if found.prefix else source
     for one, path in outputs.items():
+        if one in there:
+            print(printable(f"{one}: {path} has the same weights already"))
+            continue
         write_weights(
             path,
-            networks.to_flax(one, tensors[one]),
+            params[one],
             network=one,
             metadata={"source": source.name, "source_sha256": digest},
         )
-        print(f"{one}: {len(tensors[one])} tensors from {named} written to {path}")
+        count = len(tensors[one])
+        print(printable(f"{one}: {count} tensors from {named} written to {path}"))
     if found.left_out:
         some = ", ".join(f"{name!r:.80}" for name in found.left_out[:3])
-        print(f"left out: {len(found.left_out)} tensors outside {named}, as {some}")
+        count = len(found.left_out)
+        print(printable(f"left out: {count} tensors outside {named}, as {some}"))
     if not compare:
         return 0
     return max(_compare(one, tensors[one], path) for one, path in outputs.items())
+
+
+def _is_there(
+    network: str, path: pathlib.Path, params: Mapping[str, Any], source: pathlib.Path
+) -> bool:
+    """Whether a file that nobody asked to replace has these weights already.
+
+    Raises:
+      WeightsError: it is there and has others, as if a backbone was tuned with its
+        head: other models may stand on it.
+    """
+    if not path.exists():
+        return False
+    try:
+        if digest_of(read_weights(path, network=network)) == digest_of(params):
+            return True
+    except WeightsError:  # damaged, or of another network
+        pass
+    raise WeightsError(
+        f"{path}: is there, and has not the weights of {network} in {source}, which"
+        " would be written as well: move it away, or give --output in another folder"
+    )
 
 
 def _compare(

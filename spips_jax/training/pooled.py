@@ -35,6 +35,7 @@ from spips_jax.cache import unwritable
 from spips_jax.data.dataset import Dataset
 from spips_jax.digests import code_digest, json_digest
 from spips_jax.files import locked, replacing
+from spips_jax.messages import printable
 from spips_jax.training.step import POOLED
 
 _RECORDS = "pooled.array_record"
@@ -211,7 +212,8 @@ def _chunks(parts: Path, count: int) -> Iterator[Pair]:
             ):
                 raise ValueError("its examples are not the set's")
         except Exception:  # whatever a damaged file raises
-            sys.stderr.write(f"{path}: damaged, its examples are computed again\n")
+            what = "damaged, its examples are computed again"
+            sys.stderr.write(printable(f"{path}: {what}") + "\n")
             path.unlink(missing_ok=True)
             continue
         yield positions, pooled

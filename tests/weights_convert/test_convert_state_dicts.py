@@ -9,7 +9,13 @@ from spips_jax.backbones import BACKBONES
 from spips_jax.baselines import BASELINES
 from spips_jax.commands import main as spips
 from spips_jax.images import IMAGENET_MEAN, IMAGENET_STD
-from spips_jax.weights import PUBLISHED, WeightsError, read_weights, weights_path
+from spips_jax.weights import (
+    PUBLISHED,
+    WeightsError,
+    read_weights,
+    weights_path,
+    write_weights,
+)
 from weights_convert import networks
 
 # lpips/pretrained_networks.py: which of torchvision's `features` each slice has.
@@ -265,6 +271,33 @@ def test_both_outputs_are_checked_before_either_is_written(
     assert said.count("\n") == 1
     assert error in said
     assert [one.name for one in folder.iterdir()] == ([there] if there else [])
+
+
+@pytest.mark.parametrize("there", ["the same", "tuned", "of another network"])
+def test_weights_that_nobody_asked_to_replace_stay(
+    save, lpips, random_tensors, capsys, home, there
+):
+    """A backbone that was tuned with its head must not take the place of ImageNet's."""
+    tensors = random_tensors("squeezenet")
+    if there == "tuned":
+        tensors["features.0.bias"] = tensors["features.0.bias"] + 1
+    path = weights_path("squeezenet")
+    name = "dists" if there == "of another network" else "squeezenet"
+    if name == "dists":
+        tensors = random_tensors(name)
+    write_weights(path, networks.to_flax(name, tensors), network=name)
+    before = path.read_bytes()
+    code = convert("lpips-squeezenet", "--source", save(lpips("squeezenet")))
+    said = capsys.readouterr()
+    assert path.read_bytes() == before
+    if there == "the same":
+        assert code == 0
+        assert f"squeezenet: {path} has the same weights already" in said.out
+        assert weights_path("lpips-squeezenet").exists()
+    else:
+        assert code == 2
+        assert "move it away, or give --output" in said.err
+        assert not weights_path("lpips-squeezenet").exists()
 
 
 def test_a_source_with_the_other_outputs_name_is_kept(save, lpips, capsys, tmp_path):
