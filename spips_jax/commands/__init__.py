@@ -9,6 +9,7 @@ line that begins with "error: ".
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import io
@@ -60,6 +61,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_ERROR, f"error: {message} (see {self.prog} --help)\n")
+
+
+def program(words: Sequence[str] = ()) -> NoReturn:
+    """Runs the command of this process, and ends it; `words` come before its own."""
+    code = main([*words, *sys.argv[1:]])
+    if code == EXIT_INTERRUPTED:
+        # JAX crashes when it is taken down after a compilation that was cut short.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @never_lost()

@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -125,3 +126,19 @@ def test_a_command_ends_with_130_and_one_line(module, monkeypatch, capsys, comma
     words = {"convert": ["alexnet"], "score": ["--example"], "check": []}[command]
     assert commands.main([command, *words]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_a_process_ends_with_the_commands_code(code):
+    """An interrupted one, too, whose compiled code is not taken down."""
+    program = (
+        "import atexit, sys; from spips_jax import commands;"
+        f"commands.main = lambda words: print(words) or {code};"
+        "atexit.register(print, 'cleaned');"
+        "commands.program(['convert'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "alexnet"], capture_output=True, text=True
+    )
+    assert done.stdout == "['convert', 'alexnet']\ncleaned\n"
+    assert (done.returncode, done.stderr) == (code, "")
