@@ -4,9 +4,7 @@ python train.py --config=configs/quickstart.py --workdir=DIR
 python train.py export --workdir=DIR --output=model.safetensors
 """
 
-import sys
-
-from spips_jax.commands import main
+from spips_jax.commands import program
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    program(["train"])

@@ -1,5 +1,5 @@
 """`python -m spips_jax` is `spips`."""
 
-from spips_jax.commands import main
+from spips_jax.commands import program
 
-raise SystemExit(main())
+program()

@@ -154,6 +154,13 @@ def everywhere(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
+def in_all(flags: np.ndarray) -> np.ndarray:
+    """Which of the flags `(N,)` are true in every process; all must call this."""
+    if jax.process_count() == 1:
+        return flags
+    return np.logical_and.reduce(multihost_utils.process_allgather(flags))
+
+
 def of_the_writer(array: np.ndarray) -> np.ndarray:
     """The writer's array in every process; all must pass one of the same shape."""
     if jax.process_count() == 1:

@@ -16,7 +16,7 @@ from spips_jax.backbones import Backbone, Network, Published
 from spips_jax.baselines import Baseline
 from spips_jax.classical import QualityMap
 from spips_jax.spips import Comparison, Features, Spips, initialize
-from weights_convert.networks import read_source, to_flax
+from weights_convert.networks import open_source, to_flax
 
 
 class Toy(Network):
@@ -64,7 +64,7 @@ def test_a_backbone_is_added_by_its_record(toy, pair, tmp_path, monkeypatch):
         for name, shape in (("weight", (out, into, 3, 3)), ("bias", (out,)))
     }
     np.savez(tmp_path / "toy.npz", **tensors)
-    converted = to_flax("toy", read_source("toy", tmp_path / "toy.npz"))
+    converted = to_flax("toy", open_source("toy", tmp_path / "toy.npz").read("toy"))
     with pytest.raises(weights.WeightsError, match="spips convert toy --source FILE"):
         spips_jax.load("spips-toy")
     weights.write_weights(weights.weights_path("toy"), converted, network="toy")

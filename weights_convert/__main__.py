@@ -1,5 +1,3 @@
-import sys
+from spips_jax.commands import program
 
-from spips_jax.commands import main
-
-raise SystemExit(main(["convert", *sys.argv[1:]]))
+program(["convert"])

@@ -1,7 +1,11 @@
-"""Downloads torchvision's weight files: https only, resumable, verified, atomic."""
+"""Downloads torchvision's weight files: https only, resumable, verified, atomic.
+
+Of several processes that want the same file one downloads it, and the others wait.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http
 import http.client
@@ -10,9 +14,12 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from spips_jax.cache import unwritable
+from spips_jax.files import locked
 from spips_jax.progress import Bar
 from spips_jax.weights import PUBLISHED, WeightsError
 
@@ -47,7 +54,6 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
     """
     _check_scheme(url)
     path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
-    part = path.with_name(f"{path.name}.part")
     if _digest_error(path, path.name) is None:
         return path
     if unusable := unwritable(folder):
@@ -55,10 +61,11 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
             f"{unusable}: set SPIPS_HOME to a folder that can be, or give --source"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # An interruption just before the renaming leaves a complete part file.
-        if _digest_error(part, path.name) is not None:
-            _receive(url, part)
+        with locked(path) as alone:
+            # Another process may have finished it while this one waited.
+            if _digest_error(path, path.name) is not None:
+                with _part(path, alone=alone) as part:
+                    _complete(url, part, path)
     except urllib.error.HTTPError as error:
         error.close()
         raise WeightsError(
@@ -70,11 +77,39 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
         raise WeightsError(
             f"{url}: {reason}; run it again to resume, or give the file as --source"
         ) from error
+    return path
+
+
+@contextlib.contextmanager
+def _part(path: pathlib.Path, *, alone: bool) -> Iterator[pathlib.Path]:
+    """The file to download to, which a failure leaves to resume as `<name>.part`.
+
+    Without a lock each process has a file of its own, and one of them takes over what
+    was there before.
+    """
+    part = path.with_name(f"{path.name}.part")
+    if alone:
+        yield part
+        return
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with contextlib.suppress(FileNotFoundError):
+        part.replace(own)
+    try:
+        yield own
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it is complete, and has its name
+            own.replace(part)
+
+
+def _complete(url: str, part: pathlib.Path, path: pathlib.Path) -> None:
+    """Downloads what `part` lacks, checks it and gives it its name."""
+    # An interruption just before the renaming leaves a complete part file.
+    if _digest_error(part, path.name) is not None:
+        _receive(url, part)
     if problem := _digest_error(part, path.name):
         part.unlink()
         raise WeightsError(f"{url}: {problem}; the download was removed, run it again")
     part.replace(path)
-    return path
 
 
 def _check_scheme(url: str) -> None:
@@ -133,7 +168,7 @@ def _receive(url: str, part: pathlib.Path) -> None:
         total = None if response.length is None else start + response.length
         with (
             part.open("r+b" if start else "wb") as file,
-            Bar("", total=total, done=start, in_bytes=True) as bar,
+            Bar("", total=total, done=start, in_bytes=True, lines=True) as bar,
         ):
             bar.message(f"downloading {url}")
             file.seek(start)

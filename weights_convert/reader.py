@@ -30,6 +30,10 @@ from weights_convert import pickles
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_MAX_DEPTH = 3
+_MAX_KEY = 64
+"""Of dicts around a state dict: each of its names repeats the keys on the way to it,
+which must not make many times the file's bytes of them."""
 _SAFETENSORS_DTYPES = {
     "F16": "float16",
     "BF16": "bfloat16",
@@ -56,27 +60,23 @@ class Tensor:
 def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
     """Name -> tensor of a weights file; its content, not its name, decides the format.
 
-    A state dict may be nested under "state_dict" or "model", and its names may all
-    begin with "module." (DataParallel); the result has neither. Raises `WeightsError`,
+    Dicts in a dict make names with dots: {"model": {"a": tensor}} has "model.a". What
+    is no tensor is left out, such as the number of an epoch. Raises `WeightsError`,
     naming the file, if it is missing, damaged, not a weights file, or contains code.
     """
     with _naming(path):
         with path.open("rb") as file:
             head = file.read(9)
         if head.startswith(b"PK"):
-            tensors = _read_zip(path)
-        elif head[8:] == b"{":
-            tensors = _read_safetensors(path)
-        elif head.startswith(b"\x80"):
-            tensors = _read_legacy(path)
-        else:
-            raise WeightsError(
-                f"not a weights file: it starts with {head!r}; give a .pth, .pt, "
-                ".safetensors or .npz file"
-            )
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): t for name, t in tensors.items()}
-    return tensors
+            return _read_zip(path)
+        if head[8:] == b"{":
+            return _read_safetensors(path)
+        if head.startswith(b"\x80"):
+            return _read_legacy(path)
+        raise WeightsError(
+            f"not a weights file: it starts with {head!r}; give a .pth, .pt, "
+            ".safetensors or .npz file"
+        )
 
 
 @contextlib.contextmanager
@@ -226,16 +226,33 @@ def _stored_tensors(
     """The tensors of an unpickled state dict; `locate` returns a storage's reader."""
     if not isinstance(root, dict):
         raise WeightsError(f"holds a {type(root).__name__} instead of a state dict")
-    nested = (root.get(key) for key in ("state_dict", "model"))
-    root = next((value for value in nested if isinstance(value, dict)), root)
-    tensors = {}
-    for name, value in root.items():
-        if not (isinstance(name, str) and isinstance(value, pickles.StoredTensor)):
-            kind = type(value).__name__
-            raise WeightsError(f"{name!r:.80} is a {kind}, not a named tensor")
+    tensors: dict[str, Tensor] = {}
+    for name, value in _named(root, "", _MAX_DEPTH, set()):
+        if name in tensors:
+            raise WeightsError(f"{name!r:.80} is there twice")
         read = functools.partial(_window, value, locate(value.storage))
         tensors[name] = Tensor(path, value.shape, value.storage.dtype.name, read)
+    if root and not tensors:
+        name, value = next(iter(root.items()))
+        kind = type(value).__name__
+        raise WeightsError(f"{name!r:.80} is a {kind}, not a named tensor")
     return tensors
+
+
+def _named(
+    node: dict[Any, Any], path: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, pickles.StoredTensor]]:
+    """The tensors in a dict and in the dicts in it, by the keys on the way to each."""
+    if id(node) in seen:  # one dict in many places is still one
+        return
+    seen.add(id(node))
+    for key, value in node.items():
+        if not isinstance(key, str):  # optimisers number their states
+            continue
+        if isinstance(value, pickles.StoredTensor):
+            yield f"{path}{key}", value
+        elif isinstance(value, dict) and depth and len(key) <= _MAX_KEY:
+            yield from _named(value, f"{path}{key}.", depth - 1, seen)
 
 
 def _window(tensor: pickles.StoredTensor, read: Callable[[], bytes]) -> np.ndarray:

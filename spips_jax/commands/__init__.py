@@ -9,6 +9,7 @@ line that begins with "error: ".
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import io
@@ -19,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from spips_jax import __version__
-from spips_jax.commands import check, convert, data, evaluate, models, score, train
 from spips_jax.commands.configs import split_overrides
+from spips_jax.commands.interrupts import never_lost
 from spips_jax.messages import UserError, one_line, printable
 
 EXIT_ERROR = 2
@@ -38,8 +39,6 @@ EXTRAS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Of errors that name no file: the one that is being written has no room."""
-
-_COMMANDS = (score, models, data, train, evaluate, convert, check)
 
 _EPILOG = """\
 examples:
@@ -64,6 +63,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
+def program(words: Sequence[str] = ()) -> NoReturn:
+    """Runs the command of this process, and ends it; `words` come before its own."""
+    code = main([*words, *sys.argv[1:]])
+    if code == EXIT_INTERRUPTED:
+        # JAX crashes when it is taken down after a compilation that was cut short.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+@never_lost()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with the words after its name; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -178,6 +190,9 @@ def _missing_device() -> str | None:
 
 
 def _parser() -> Parser:
+    # Here, and not where it would run before `main` handles Ctrl-C.
+    from spips_jax.commands import check, convert, data, evaluate, models, score, train
+
     parser = Parser(
         prog="spips",
         description="Full-reference image quality as people see it: score images,"
@@ -188,7 +203,7 @@ def _parser() -> Parser:
         "--version", action="version", version=f"spips-jax {__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in _COMMANDS:
+    for command in (score, models, data, train, evaluate, convert, check):
         command.add_to(commands)
     return parser
 

@@ -12,10 +12,13 @@ examples:
       downloads torchvision's VGG16 and converts it to where spips_jax.load looks
   spips convert alexnet --source alexnet.npz --output alexnet.safetensors
   spips convert lpips-alexnet --source lpips/weights/v0.1/alex.pth
+  spips convert lpips-vgg16 --source lpips_state_dict.pth
+      writes both the head and the backbone, vgg16, that the package lpips saves
   spips convert squeezenet --verify
       also runs both networks on the same images and prints the differences
 
-Needs no PyTorch, but for --verify, and runs no code from the files.
+Names may begin with anything, such as module. or model_state_dict._orig_mod. It needs
+no PyTorch, but for --verify, and runs no code from the files.
 
 exit codes: 0 converted; 1 --verify found a difference; 2 an error, in one line
 """
@@ -48,7 +51,8 @@ def add_to(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="the file to write (default: NETWORK.safetensors in SPIPS_HOME or the"
-        " system's place for caches)",
+        " system's place for caches); another network of the source is written beside"
+        " it",
     )
     parser.add_argument(
         "--verify",
@@ -61,9 +65,9 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from weights_convert.convert import convert
-
     try:
+        from weights_convert.convert import convert
+
         return convert(args.network, args.source, args.output, compare=args.verify)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; run it again to resume") from None

@@ -72,5 +72,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.output}\n{card}")
         return 0
     config = configs.read(args.config, args.overrides, fields="docs/training.md")
-    outcome = training.train(config, args.workdir)
+    try:
+        outcome = training.train(config, args.workdir)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command resumes it") from None
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

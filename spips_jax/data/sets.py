@@ -39,6 +39,7 @@ from spips_jax.data.pipal import Pipal
 from spips_jax.data.splits import PHOTOGRAPHS, family_of
 from spips_jax.data.synthetic import Synthetic
 from spips_jax.data.tid import Tid2008, Tid2013
+from spips_jax.files import locked
 from spips_jax.messages import hint, one_of, some_of
 
 BUILDERS: Mapping[str, type[IqaBuilder]] = {
@@ -128,7 +129,11 @@ def prepare(
             return folder
         _check_ours(folder)
     source = _source(builder, root, manual_dir)
-    with _scratch(root) as scratch:
+    lock = root / folder.relative_to(root).as_posix().replace("/", "-")
+    with _scratch(root) as scratch, locked(lock):
+        if folder.exists() and not overwrite:  # another process built it meanwhile
+            _check_there(name, builder, root, partial=partial, manual_dir=manual_dir)
+            return folder
         builder = builder_class(
             data_dir=scratch,
             partial=partial,
@@ -143,7 +148,7 @@ def prepare(
                 download_config=tfds.download.DownloadConfig(manual_dir=source),
             )
         if folder.exists() and not overwrite:
-            return folder  # another process was quicker
+            return folder  # another process was quicker, where there are no locks
         folder.parent.mkdir(parents=True, exist_ok=True)
         _check_loses_nothing(name, old=folder, new=Path(builder.data_dir))
         _put(Path(builder.data_dir), folder)

@@ -21,6 +21,7 @@ def run_batches(
     num_threads: int,
     by_reference: bool = False,
     first_batch: int = 0,
+    chosen: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (positions `(B,)`, values `(B, ...)`), every example once.
 
@@ -31,6 +32,7 @@ def run_batches(
       num_threads: threads that read images.
       by_reference: whether all examples of a batch share one `reference_id`.
       first_batch: index of the first batch, in the plan of `eval_plan`.
+      chosen: which batches of the plan, a mask; all by default.
     """
     with eval_batches(
         dataset,
@@ -38,9 +40,13 @@ def run_batches(
         by_reference=by_reference,
         num_threads=num_threads,
     ) as batches:
-        batches.set_state({**batches.get_state(), "next_batch": first_batch})
-        for batch in batches:
-            result = score(batch)
+        numbers = np.arange(len(batches)) if chosen is None else np.flatnonzero(chosen)
+        following: int | None = None
+        for number in numbers[numbers >= first_batch].tolist():
+            if number != following:  # else the loader is there, and has read ahead
+                batches.set_state({**batches.get_state(), "next_batch": number})
+            following = number + 1
+            result = score(next(batches))
             mask = np.asarray(result["mask"])
             yield (
                 np.asarray(result["position"])[mask],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
 from spips_jax.evaluation.scores import Candidate, packages, scores_of
 from spips_jax.evaluation.statistics import columns, compared_rows
+from spips_jax.files import locked
 from spips_jax.kinds import PROTOCOLS
+from spips_jax.metric import Metric
 from spips_jax.outputs import check_folder
 from spips_jax.weights import WeightsError
 
@@ -78,7 +80,8 @@ def evaluate(
     if not parallel.is_writer():
         return Evaluation({}, (), ())
     found = _results(config, sets, candidates, scores, made, command)
-    files = _write(config, folder, sets, candidates, scores, found)
+    with locked(folder / "results.json"):  # else two runs would mix their figures
+        files = _write(config, folder, sets, candidates, scores, found)
     errors = tuple(
         f"{label} on {name}: {values['error']}"
         for name, one in found["sets"].items()
@@ -149,8 +152,25 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
         )
     except ValueError as error:
         raise EvaluationError(f"{candidate.label} on {name}: {error}") from None
-    calibrated.save(names[0])
+    _store(config, candidate, calibrated)
     return calibrated.calibration
+
+
+def _store(config: ConfigDict, candidate: Candidate, calibrated: Metric) -> None:
+    """Puts a calibration into the candidate's file as it is now.
+
+    Another process may have written it since it was read: what that put in stays, and
+    of two calibrations the later one.
+    """
+    ((label, one),) = config.models.items()
+    with locked(one.name):
+        current = _load(label, one)
+        if current.card != candidate.card:
+            raise EvaluationError(
+                f"{one.name}: was changed into another model while this one was scored:"
+                " give another --output, and run it again"
+            )
+        replace(current.metric, calibration=calibrated.calibration).save(one.name)
 
 
 def _scale(dataset: Dataset) -> tuple[float, float]:

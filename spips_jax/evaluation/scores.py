@@ -3,19 +3,21 @@
 The scores of a metric on a set are a CSV file, in the order of computation, and a card
 beside it that says what they depend on. An interrupted run resumes; a killed one loses
 only the batch in progress. Batches are planned from the whole set and resumed at a
-whole one, so every score is the same as in a run that was never interrupted.
+whole one, so every score is the same as in a run that was never interrupted. Of several
+runs that want the same scores one computes them, and the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, wraps
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ from spips_jax.data.loader import Batch, eval_plan
 from spips_jax.digests import code_digest
 from spips_jax.evaluation.batches import ScoreBatch, run_batches
 from spips_jax.evaluation.config import EvaluationError
-from spips_jax.files import replacing
+from spips_jax.files import locked, replacing
 from spips_jax.images import Images
 from spips_jax.kinds import Kind
 from spips_jax.metric import Metric
@@ -41,6 +43,11 @@ _CODE = (
     "spips", "streams", "winograd", "evaluation/scores",
 )  # fmt: skip
 """The code that scores depend on, beside weights, images and packages."""
+
+
+_ELSEWHERE = "the first process failed; it says why"
+
+Scores = TypeVar("Scores", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +82,26 @@ def packages() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
+def _one_run_at_a_time(compute: Scores) -> Scores:
+    """Lets one run at a time write a file of scores; the next one finds it complete."""
+
+    @wraps(compute)
+    def locking(*args: Any, file: Path, **options: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            problem: OSError | None = None
+            if parallel.is_writer():
+                try:
+                    stack.enter_context(locked(file))
+                except OSError as error:
+                    problem = error
+            if not parallel.everywhere(problem is None):  # so that no process waits
+                raise problem or EvaluationError(_ELSEWHERE)
+            return compute(*args, file=file, **options)
+
+    return locking  # type: ignore[return-value]
+
+
+@_one_run_at_a_time
 def scores_of(
     candidate: Candidate,
     dataset: Dataset,
@@ -106,7 +133,7 @@ def scores_of(
         except (EvaluationError, OSError) as error:
             problem = error
     if not parallel.everywhere(problem is None):  # so that no process waits for it
-        raise problem or EvaluationError("the first process failed; it says why")
+        raise problem or EvaluationError(_ELSEWHERE)
     done = parallel.of_the_writer(done)
     if done.all():
         return scores, card

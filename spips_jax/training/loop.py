@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import data, parallel, weights
 from spips_jax.cache import cache_compilations, cache_folder
-from spips_jax.data.loader import Batch, Batches
+from spips_jax.data.loader import Batch, Batches, eval_plan
 from spips_jax.evaluation.batches import run_batches
 from spips_jax.evaluation.statistics import agreements as agreements_of
 from spips_jax.evaluation.statistics import main_of
@@ -208,18 +208,23 @@ def open_pooled(
     folder = config.data.cache_dir or cache_folder() / "pooled"
     maps = ",".join(model.network.module.classical)
 
-    def compute() -> Iterator[pooled.Pair]:
+    def compute(done: np.ndarray) -> Iterator[pooled.Pair]:
         pool = _eval_step(model, dataset.kind, pool=True)
+        # Of the whole set: the batches that are left are the same as without a break.
+        plan = eval_plan(dataset, batch_size=config.validate.batch_size)
         pairs = run_batches(
             partial(pool, model.trained, frozen),
             dataset,
             batch_size=config.validate.batch_size,
             num_threads=config.data.num_threads,
+            chosen=((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1),
         )
         if not parallel.is_writer():
             return pairs
         what = f"{dataset.name}: running the frozen network once"
-        return tracked(pairs, total=len(dataset), what=what)
+        if done.any():
+            what += f", {done.sum():,} of {len(done):,} done before"
+        return tracked(pairs, total=len(dataset), what=what, done=int(done.sum()))
 
     return pooled.pooled_dataset(
         dataset,

@@ -183,7 +183,7 @@ def main():
     parallel.initialize("auto")
     whole = data.load("synthetic/scenes", data_dir=root)
 
-    def compute():
+    def compute(done):
         print("computes", flush=True)
         positions = np.arange(len(whole))
         # All processes must come here, or the others wait for ever.

@@ -3,16 +3,20 @@
 import contextlib
 import hashlib
 import http.server
+import os
 import re
+import subprocess
 import sys
 import threading
 
 import pytest
 
+from spips_jax import files
 from spips_jax.weights import PUBLISHED, WeightsError
 from weights_convert import download
 
 CONTENT = bytes(range(256)) * 1000
+TIMEOUT = 10  # of a test that fails
 NAME = f"tiny-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
 
 
@@ -20,7 +24,8 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves CONTENT at any path.
 
     `ranges`: whether it knows the Range header; `cut`: it breaks off after so many
-    bytes; `status`: it answers with that error; `location`: it redirects to there.
+    bytes; `status`: it answers with that error; `location`: it redirects to there;
+    `gate`: it answers with half of the rest, and waits for this before the other half.
     """
 
     daemon_threads = True
@@ -29,6 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
     cut: int | None = None
     status: int | None = None
     location: str | None = None
+    gate: threading.Event | None = None
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -68,6 +74,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(size - start))
         self.end_headers()
+        if server.gate:
+            half = (start + size) // 2
+            self.wfile.write(server.content[start:half])
+            server.gate.wait(TIMEOUT)
+            start = half
         stop = size if server.cut is None else start + server.cut
         self.wfile.write(server.content[start:stop])
 
@@ -159,6 +170,108 @@ def test_a_wrong_digest_removes_the_file(server, tmp_path):
     assert found in str(error.value)
     assert NAME[5:13] in str(error.value)
     assert not list(tmp_path.glob("tiny*"))
+
+
+FETCH = """
+import pathlib, sys, types
+from spips_jax import files, messages
+weights = types.ModuleType("spips_jax.weights")  # without JAX, which takes seconds
+weights.PUBLISHED, weights.WeightsError = {}, messages.UserError
+sys.modules["spips_jax.weights"] = weights
+cache = types.ModuleType("spips_jax.cache")
+cache.unwritable = lambda folder: ""
+sys.modules["spips_jax.cache"] = cache
+from weights_convert import download
+if sys.argv[3] == "without locks":
+    files.fcntl = None
+print(download.download(sys.argv[1], pathlib.Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def fetch(server, tmp_path):
+    """A function that starts a process that downloads; all write stderr to one pipe."""
+    reading, writing = os.pipe()
+    processes = []
+
+    def start(locks="with locks"):
+        words = [sys.executable, "-c", FETCH, server.url, tmp_path, locks]
+        processes.append(
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writing, text=True)
+        )
+        return processes[-1]
+
+    # So that a test that waits for a line too many fails.
+    timer = threading.Timer(TIMEOUT, os.write, (writing, b"too late\n" * 9))
+    timer.start()
+    with open(reading) as said:
+        yield start, said
+        timer.cancel()
+        for process in processes:
+            process.kill()
+            process.communicate()
+    os.close(writing)
+
+
+@pytest.mark.parametrize("begun", [0, 1000])
+def test_of_four_processes_one_downloads(server, fetch, tmp_path, part, begun):
+    server.gate = threading.Event()
+    if begun:
+        part.write_bytes(CONTENT[:begun])
+    start, said = fetch
+    processes = [start() for _ in range(4)]
+    lines = [said.readline() for _ in range(4)]
+    waiting = f"{tmp_path / NAME}: waiting for another process\n"
+    assert sorted(lines) == sorted([waiting] * 3 + [f"downloading {server.url}\n"])
+    server.gate.set()
+    assert [process.wait(TIMEOUT) for process in processes] == [0] * 4
+    assert {process.stdout.read() for process in processes} == {f"{tmp_path / NAME}\n"}
+    assert server.asked == [f"bytes={begun}-" if begun else None]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        NAME: CONTENT
+    }
+
+
+def test_the_next_resumes_where_a_killed_process_stopped(server, fetch, tmp_path):
+    server.gate = threading.Event()
+    start, said = fetch
+    first = start()
+    assert said.readline() == f"downloading {server.url}\n"
+    second = start()
+    assert "waiting" in said.readline()
+    first.kill()
+    server.gate.set()
+    assert second.wait(TIMEOUT) == 0
+    assert len(server.asked) == 2
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_locks_each_process_downloads(server, fetch, tmp_path, part):
+    """And one of them takes over what was there."""
+    part.write_bytes(CONTENT[:1000])
+    server.gate = threading.Event()
+    start, said = fetch
+    processes = [start("without locks") for _ in range(3)]
+    for _ in processes:
+        assert said.readline() == f"downloading {server.url}\n"
+    server.gate.set()
+    assert [process.wait(TIMEOUT) for process in processes] == [0] * 3
+    assert sorted(map(str, server.asked)) == ["None", "None", "bytes=1000-"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        NAME: CONTENT
+    }
+
+
+def test_without_locks_a_broken_download_is_resumed(
+    server, tmp_path, part, monkeypatch
+):
+    monkeypatch.setattr(files, "fcntl", None)
+    server.cut = 5000
+    with pytest.raises(WeightsError, match="run it again to resume"):
+        download.download(server.url, tmp_path)
+    assert part.read_bytes() == CONTENT[:5000]
+    assert list(tmp_path.iterdir()) == [part]
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])

@@ -20,6 +20,10 @@ def save(tmp_path):
     return save
 
 
+def read_source(network, path):
+    return networks.open_source(network, path).read(network)
+
+
 def flat(params):
     def walk(node, names):
         if isinstance(node, dict):
@@ -105,12 +109,12 @@ def test_dists_is_cut_in_the_order_of_the_taps(random_tensors):
 )
 def test_real_weights(shared_weights, network, file):
     path = shared_weights(file)
-    converted = flat(networks.to_flax(network, networks.read_source(network, path)))
+    converted = flat(networks.to_flax(network, read_source(network, path)))
     assert {n: v.shape for n, v in converted.items()} == expected_shapes(network)
     if path.suffix != ".npz":
         torch = pytest.importorskip("torch", reason="compares with torch.load")
         expected = torch.load(path, weights_only=True, map_location="cpu")
-        for name, values in networks.read_source(network, path).items():
+        for name, values in read_source(network, path).items():
             np.testing.assert_array_equal(values, expected[name].numpy())
 
 
@@ -119,7 +123,7 @@ def test_real_dists_weights_against_the_authors_matlab_file(shared_weights):
     io = pytest.importorskip("scipy.io", reason="reads the MATLAB file")
     matlab = io.loadmat(shared_weights("dists/alpha_beta.mat"))
     path = shared_weights("dists/weights.pt")
-    converted = networks.to_flax("dists", networks.read_source("dists", path))
+    converted = networks.to_flax("dists", read_source("dists", path))
     for vector in ("alpha", "beta"):
         joined = np.concatenate(list(converted[vector].values()))
         np.testing.assert_array_equal(joined, matlab[vector].ravel())
@@ -143,7 +147,7 @@ def test_full_checkpoints_lose_their_classifier(tmp_path, network):
     path = tmp_path / "full.pth"
     zero = torch.zeros(1)
     torch.save({name: zero.expand(shape) for name, shape in shapes.items()}, path)
-    tensors = networks.read_source(network, path)
+    tensors = read_source(network, path)
     assert {n: v.shape for n, v in tensors.items()} == networks.torch_shapes(network)
 
 
@@ -151,7 +155,7 @@ def test_full_checkpoints_lose_their_classifier(tmp_path, network):
 def test_other_floats_become_float32(save, random_tensors, dtype):
     tensors = random_tensors("lpips-alexnet")
     path = save({name: values.astype(dtype) for name, values in tensors.items()})
-    for name, values in networks.read_source("lpips-alexnet", path).items():
+    for name, values in read_source("lpips-alexnet", path).items():
         assert values.dtype == np.float32
         np.testing.assert_array_equal(values, tensors[name].astype(dtype).astype("f4"))
 
@@ -162,13 +166,13 @@ def test_bfloat16_becomes_float32(tmp_path, random_tensors):
     state = {n: torch.from_numpy(v).bfloat16() for n, v in tensors.items()}
     path = tmp_path / "weights.pth"
     torch.save(state, path)
-    for name, values in networks.read_source("lpips-alexnet", path).items():
+    for name, values in read_source("lpips-alexnet", path).items():
         np.testing.assert_array_equal(values, state[name].float().numpy())
 
 
 def error_of(network, path):
     with pytest.raises(WeightsError) as error:
-        networks.read_source(network, path)
+        read_source(network, path)
     assert "\n" not in str(error.value)
     assert path.name in str(error.value)
     return str(error.value)

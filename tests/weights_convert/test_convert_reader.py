@@ -91,24 +91,25 @@ def test_any_window_on_a_storage(tmp_path_factory, zipped, data):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("mapping", [dict, collections.OrderedDict])
-def test_nesting_and_prefix(tmp_path, zipped, key, prefix, mapping):
+def test_dicts_in_dicts_make_names_with_dots(tmp_path, zipped, mapping):
     torch = pytest.importorskip("torch", reason=needs_torch)
-    state = mapping({f"{prefix}a": torch.ones(2), f"{prefix}b": torch.zeros(3)})
-    root = state if key is None else {"epoch": 3, "lr": 0.1, "best": None, key: state}
+    state = mapping({"a": torch.ones(2), "module.b": torch.zeros(3), "version": 2})
+    optimiser = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+    root = {"epoch": 3, "best": None, "model": state, "optimizer": optimiser}
     path = tmp_path / "weights.pth"
-    torch.save(root, path, _use_new_zipfile_serialization=zipped)
+    torch.save(root | {"same": state}, path, _use_new_zipfile_serialization=zipped)
     values = read_values(path)
-    assert list(values) == ["a", "b"]
-    np.testing.assert_array_equal(values["a"], [1, 1])
+    assert list(values) == ["model.a", "model.module.b"]
+    np.testing.assert_array_equal(values["model.a"], [1, 1])
 
 
-def test_prefix_stays_where_only_some_names_have_it(tmp_path):
-    path = tmp_path / "weights.npz"
-    np.savez(path, **{"module.a": np.ones(1), "b": np.ones(1)})
-    assert set(reader.read_tensors(path)) == {"module.a", "b"}
+def test_one_name_for_two_tensors_is_refused(tmp_path):
+    torch = pytest.importorskip("torch", reason=needs_torch)
+    path = tmp_path / "weights.pth"
+    torch.save({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, path)
+    with pytest.raises(WeightsError, match=r"'a\.b' is there twice"):
+        reader.read_tensors(path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

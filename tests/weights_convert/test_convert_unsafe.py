@@ -195,6 +195,19 @@ def bombs(assemble):
         dicts = (ORDERED_DICT + b"h\x00\x85R") * 10_000
         path.write_bytes(assemble.zip(b"\x80\x02" + pairs + b"](" + dicts + b"e."))
 
+    def nested(path):  # a dict a thousand times in a dict that is so itself, and again
+        def thousandfold(inner, memo):
+            code = b"}(" + b"".join(
+                assemble.text(f"k{n}") + (inner if n == 0 else b"h" + memo)
+                for n in range(1000)
+            )
+            return code + b"u"
+
+        code = assemble.state_dict(x=assemble.tensor(1, 0, (1,), (1,)))[2:-1]
+        for memo in (b"\x01", b"\x02", b"\x03"):
+            code = thousandfold(code + b"q" + memo, memo)
+        path.write_bytes(assemble.zip(b"\x80\x02" + code + b".", {"0": bytes(4)}))
+
     def entry(path):  # tensors as wanted, on an entry of 2 GB, says the zip file
         size = 2**31 - 4
         tensors = {
@@ -212,6 +225,7 @@ def bombs(assemble):
         "length": length,
         "compressed": compressed,
         "multiplied": multiplied,
+        "nested": nested,
         "npz": lambda path: lying_npz(path, (2**50,)),
         "npz, absurd": lambda path: lying_npz(path, f"(0x{'f' * 5000},)"),
     }
@@ -224,7 +238,7 @@ def test_bombs_allocate_next_to_nothing(tmp_path, assemble, bomb):
     networks.torch_shapes("lpips-alexnet")  # JAX's own allocations come first
     tracemalloc.start()
     with pytest.raises(WeightsError):
-        networks.read_source("lpips-alexnet", path)
+        networks.open_source("lpips-alexnet", path).read("lpips-alexnet")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # The largest file has 200 kB, of which Python makes objects of some 50 bytes each.
