@@ -51,21 +51,26 @@ def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logi
       parameters: 4, monotone, or 5, which may turn round.
 
     Raises:
-      AgreementError: as in the module; fewer values than parameters; another number of
-        parameters; scores that are all equal.
+      AgreementError: as in the module; no more values than parameters, through which
+        a curve passes whatever they are; another number of parameters; scores or
+        opinions that are all equal.
     """
     if parameters not in (4, 5):
         raise AgreementError(f"{parameters} parameters: there are fits of 4 and of 5")
-    scores, opinions = check_columns(parameters, scores=scores, opinions=opinions)
+    scores, opinions = check_columns(parameters + 1, scores=scores, opinions=opinions)
     if constant(scores):
         raise AgreementError(
             f"all scores are {scores[0]:g}: there is nothing to fit opinions to"
+        )
+    if constant(opinions):
+        raise AgreementError(
+            f"all opinions are {opinions[0]:g}: there is nothing to fit"
         )
     # In units of the data, so that one set of starts and steps suits every metric.
     middle, spread = scores.mean(), scores.std()
     x = (scores - middle) / spread
     low, high = opinions.min(), opinions.max()
-    height = max(high - low, np.finfo(np.float64).tiny)
+    height = high - low
     y = (opinions - low) / height
     sign = 1.0 if pearson(x, y) >= 0 else -1.0
     fits = []
