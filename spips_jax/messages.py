@@ -31,3 +31,15 @@ def one_of(what: str, name: str, known: Iterable[str], *, more: str = "") -> str
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{what} {name!r} is not one of {', '.join(known)}{more}{hint}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is exhausted, the host's or a device's."""
+    if isinstance(error, MemoryError):
+        return True
+    # By name, so that this module needs no JAX; jaxlib called it XlaRuntimeError.
+    names = {one.__name__ for one in type(error).__mro__}
+    text = str(error)
+    return bool(names & {"JaxRuntimeError", "XlaRuntimeError"}) and (
+        "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+    )

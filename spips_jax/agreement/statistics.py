@@ -178,7 +178,7 @@ def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> floa
     check_shares(same, "same")
     if not same.sum() > 0:
         raise AgreementError("no pair was taken for the same: there is no recall")
-    check_vary(same, "same")
+    check_vary(same, name="same")
     order = np.argsort(distances, kind="stable")
     last = np.append(np.diff(distances[order]) != 0, True)  # of each run of equals
     positives = np.cumsum(same[order])[last]
@@ -204,12 +204,11 @@ def constant(values: np.ndarray) -> bool:
     return bool(np.all(values == values[0]))
 
 
-def check_vary(opinions: np.ndarray, name: str = "opinions") -> None:
+def check_vary(opinions: np.ndarray, *, name: str = "opinions") -> None:
     """Raises `AgreementError` for opinions `(N,)` that are all equal."""
     if constant(opinions):
-        raise AgreementError(
-            f"all {name} are {opinions[0]:g}: there is no order to agree with"
-        )
+        # Without the value, whose sign a metric's direction may have turned.
+        raise AgreementError(f"all {name} are equal: there is no order to agree with")
 
 
 def _check_ordered(scores: Any, opinions: Any) -> tuple[np.ndarray, ...]:
