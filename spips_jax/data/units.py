@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from spips_jax.data.dataset import Dataset
+from spips_jax.messages import UserError
 
 Batch = dict[str, Any]
 
@@ -153,10 +154,19 @@ class Join(grain.transforms.Map):
 
 @dataclass(frozen=True)
 class Planned:
-    """Random access to evaluation batches."""
+    """Random access to evaluation batches.
+
+    Attributes:
+      dataset: the examples.
+      plan: which of them each batch holds, as `loader.eval_plan` gives.
+      tolerant: whether an example that cannot be read is left out instead of raising:
+        another is in its place, where `mask` is False, and the batch has `failed`, the
+        errors by position.
+    """
 
     dataset: Dataset
     plan: np.ndarray
+    tolerant: bool = False
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -166,11 +176,29 @@ class Planned:
         # A copy repeats an example earlier in the batch or, if this process has only
         # copies, one in another process's batch.
         positions = np.where(row >= 0, row, -1 - row)
-        examples = {p: self.dataset[p] for p in dict.fromkeys(positions.tolist())}
-        batch = stack([examples[position] for position in positions.tolist()])
+        examples: dict[int, Batch] = {}
+        failed: dict[int, Exception] = {}
+        for position in dict.fromkeys(positions.tolist()):
+            try:
+                examples[position] = self.dataset[position]
+            except (UserError, MemoryError) as error:
+                if not self.tolerant:
+                    raise
+                failed[position] = error
+        spare = next(iter(examples.values()), None) or self._blank(int(positions[0]))
+        batch = stack([examples.get(p, spare) for p in positions.tolist()])
         return {
             **batch,
             "position": positions.astype(np.int32),
-            "mask": row >= 0,
+            "mask": (row >= 0) & ~np.isin(positions, list(failed)),
             "dataset": self.dataset.name,
+            **({"failed": failed} if self.tolerant else {}),
         }
+
+    def _blank(self, position: int) -> Batch:
+        """An example with black images of its size."""
+        index = self.dataset.index
+        example = {name: column[position] for name, column in index.items()}
+        shape = int(example["height"]), int(example["width"]), 3
+        black = np.zeros(shape, np.uint8)
+        return example | dict.fromkeys(self.dataset.images, black)

@@ -120,7 +120,7 @@ def test_differences_are_of_the_mean_within_references() -> None:
     assert difference["low"] == pytest.approx(expected.low)
     assert difference["high"] == pytest.approx(expected.high)
     assert difference["low"] > 0
-    assert difference["p_value"] == 1 / 200
+    assert difference["p_value"] == 2 / 201  # what 200 draws can show at least
 
 
 def test_parts_are_within_references_too() -> None:
