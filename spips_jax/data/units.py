@@ -161,7 +161,8 @@ class Planned:
       plan: which of them each batch holds, as `loader.eval_plan` gives.
       tolerant: whether an example that cannot be read is left out instead of raising:
         another is in its place, where `mask` is False, and the batch has `failed`, the
-        errors by position.
+        errors by position. A batch for which memory is too short has no images, and
+        the error as `unread`.
     """
 
     dataset: Dataset
@@ -173,6 +174,14 @@ class Planned:
 
     def __getitem__(self, number: int) -> Batch:
         row = self.plan[number]
+        try:
+            return self._read(row)
+        except MemoryError as error:
+            if not self.tolerant:
+                raise
+            return {**self._places(row), "failed": {}, "unread": error}
+
+    def _read(self, row: np.ndarray) -> Batch:
         # A copy repeats an example earlier in the batch or, if this process has only
         # copies, one in another process's batch.
         positions = np.where(row >= 0, row, -1 - row)
@@ -181,18 +190,24 @@ class Planned:
         for position in dict.fromkeys(positions.tolist()):
             try:
                 examples[position] = self.dataset[position]
-            except (UserError, MemoryError) as error:
+            except UserError as error:
                 if not self.tolerant:
                     raise
                 failed[position] = error
         spare = next(iter(examples.values()), None) or self._blank(int(positions[0]))
         batch = stack([examples.get(p, spare) for p in positions.tolist()])
+        batch |= self._places(row)
+        if self.tolerant:
+            batch["mask"] &= ~np.isin(positions, list(failed))
+            batch["failed"] = failed
+        return batch
+
+    def _places(self, row: np.ndarray) -> Batch:
+        """What a batch has beside its examples."""
         return {
-            **batch,
-            "position": positions.astype(np.int32),
-            "mask": (row >= 0) & ~np.isin(positions, list(failed)),
+            "position": np.where(row >= 0, row, -1 - row).astype(np.int32),
+            "mask": row >= 0,
             "dataset": self.dataset.name,
-            **({"failed": failed} if self.tolerant else {}),
         }
 
     def _blank(self, position: int) -> Batch:

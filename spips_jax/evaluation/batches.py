@@ -10,6 +10,7 @@ import numpy as np
 
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.loader import Batch, eval_batches
+from spips_jax.data.units import Planned
 from spips_jax.messages import UserError, one_line, out_of_memory
 
 ScoreBatch = Callable[[Batch], Mapping[str, Any]]
@@ -55,8 +56,6 @@ def run_batches(
             if on_failure is None:
                 yield _rows(score(batch))
                 continue
-            for position, error in batch.pop("failed").items():
-                on_failure(position, _why(error, dataset, position))
             yield from _tolerant(score, batch, dataset, on_failure)
 
 
@@ -65,44 +64,40 @@ def _tolerant(
     batch: Batch,
     dataset: Dataset,
     on_failure: Callable[[int, str], None],
+    *,
+    alone: bool = False,
 ) -> Iterator[Rows]:
+    """Yields what a batch gives or, if it fails, what its examples give one by one."""
+    for position, error in batch.pop("failed").items():
+        on_failure(position, _why(error, dataset, position))
     several = jax.process_count() > 1  # all of them must run every batch
     if not several and not batch["mask"].any():
         return
     try:
+        if "unread" in batch:
+            raise batch["unread"]
         found = _rows(score(batch))
     except Exception as error:
         if several or not _is_of_images(error):
             raise
+        positions = batch["position"][batch["mask"]].tolist()
+        if alone:
+            on_failure(positions[0], _why(error, dataset, positions[0]))
+            return
+        batch.clear()  # so that its images, too, make room for one
     else:
         yield found
         return
     # Here, where the error and with it the arrays of its frames are gone.
-    for place in np.flatnonzero(batch["mask"]).tolist():
-        try:
-            found = _rows(score(_alone(batch, place)))
-        except Exception as error:
-            if not _is_of_images(error):
-                raise
-            position = int(batch["position"][place])
-            on_failure(position, _why(error, dataset, position))
-        else:
-            yield found
+    for position in positions:
+        copies = [-1 - position] * (jax.local_device_count() - 1)
+        plan = Planned(dataset, np.array([[position, *copies]]), tolerant=True)
+        yield from _tolerant(score, plan[0], dataset, on_failure, alone=True)
 
 
 def _rows(result: Mapping[str, Any]) -> Rows:
     mask = np.asarray(result["mask"])
     return np.asarray(result["position"])[mask], np.asarray(result["values"])[mask]
-
-
-def _alone(batch: Batch, place: int) -> Batch:
-    """A batch of one example, with a copy for each further device."""
-    places = [place] * jax.local_device_count()
-    alone = {
-        name: value[places] if isinstance(value, np.ndarray) else value
-        for name, value in batch.items()
-    }
-    return {**alone, "mask": np.arange(len(places)) == 0}
 
 
 def _is_of_images(error: Exception) -> bool:

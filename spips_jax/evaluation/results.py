@@ -27,10 +27,13 @@ EQUATIONS = {
 }
 """The logistic fits of `agreement.fit_logistic`."""
 
-NARROW, ENOUGH = 0.05, 8
-"""A ratio of spreads below the first, over references as many as the second, is that of
-scores per reference: of the sets whose scores compare, CSIQ, KADID-10k and LIVE have
-0.1 to 0.2, and TID2013, whose scores do not, 0.005."""
+ENOUGH = 8
+"""References of which a spread tells something, and a bootstrap."""
+
+NARROW = 0.05
+"""A ratio of spreads below this, over `ENOUGH` references, is that of scores per
+reference: of the sets whose scores compare, CSIQ, KADID-10k and LIVE have 0.1 to 0.2,
+and TID2013, whose scores do not, 0.005."""
 
 
 def results_of(
@@ -100,10 +103,13 @@ def results_of(
             column: _by_part(dataset, column, found) for column in _parts(dataset)
         }
         models[label] = one
-    if len(dataset.references) < 2:
+    count = len(dataset.references)
+    if count < 2:
+        notes.append(f"{count} reference: intervals over references need two at least")
+    elif count < ENOUGH:
         notes.append(
-            f"{len(dataset.references)} reference: intervals over references need two"
-            " at least"
+            f"{count} references: a bootstrap over so few makes intervals too narrow"
+            " and p too small"
         )
     return {
         "examples": len(dataset),

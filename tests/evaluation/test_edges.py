@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from spips_jax import agreement, data, evaluation
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation import report
+from spips_jax.evaluation import figures, report
 from spips_jax.evaluation.results import disagreements, results_of
 from spips_jax.evaluation.statistics import agreements
 from spips_jax.weights import WeightsError
@@ -110,7 +110,9 @@ def test_what_is_not_defined_is_null_and_has_a_note(
         agreements(dataset, scores)
 
 
-def test_parts_that_define_nothing_are_told_and_not_averaged(sets: Path) -> None:
+def test_parts_that_define_nothing_are_told_and_not_averaged(
+    sets: Path, tmp_path: Path
+) -> None:
     """One part of three has two examples, one equal opinions: the mean is of one."""
     dataset = data.load(PAIRS, data_dir=sets)
     level = np.repeat([1, 2, 3], [2, 6, 13]).astype(np.int32)
@@ -130,6 +132,8 @@ def test_parts_that_define_nothing_are_told_and_not_averaged(sets: Path) -> None
     assert "| 2 | 6 | n/a | n/a |" in text
     assert f"| mean over 1 of the 3 |  | 1.000 | {parts['3']['value']:.3f} |" in text
     assert "\nn/a: too few examples" in text
+    figures.write_bars(tmp_path / "bars.png", told, column="level", title="by level")
+    assert (tmp_path / "bars.png").stat().st_size > 0
 
 
 def test_equal_scores_share_their_rank(sets: Path) -> None:

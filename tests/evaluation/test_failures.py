@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from spips_jax import data, evaluation
 from spips_jax.commands import main
 from spips_jax.data import dataset as dataset_lib
+from spips_jax.data import units
 from spips_jax.data.dataset import Dataset
 from spips_jax.evaluation import figures, scores
 from spips_jax.evaluation.statistics import agreements
@@ -229,6 +230,23 @@ def test_a_batch_too_large_is_scored_one_by_one(
     assert not done.errors
     assert counts.count(1) == 14  # those of 40x40 pixels; the others fit
     assert done.results["sets"][PAIRS]["models"] == whole["models"]
+
+
+def test_a_batch_too_large_to_read_is_read_one_by_one(
+    config: Callable[..., ConfigDict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's memory is too short for several examples at once."""
+    stack = units.stack
+
+    def stacked(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if len({one["id"] for one in examples}) > 1:
+            raise MemoryError
+        return stack(examples)
+
+    monkeypatch.setattr(units, "stack", stacked)
+    done = evaluation.evaluate(config(models=("psnr",)), tmp_path)
+    assert not done.errors
+    assert "" not in rows_of(tmp_path).values()
 
 
 def test_metrics_are_compared_on_what_all_could_score(
