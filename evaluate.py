@@ -7,4 +7,4 @@ python evaluate.py calibrate --model model.safetensors --data tid2013 --output D
 from spips_jax.commands import program
 
 if __name__ == "__main__":
-    program(["evaluate"])
+    program("evaluate")

@@ -7,4 +7,4 @@ python train.py export --workdir=DIR --output=model.safetensors
 from spips_jax.commands import program
 
 if __name__ == "__main__":
-    program(["train"])
+    program("train")

@@ -176,12 +176,15 @@ class Head:
       shapes: of the tensors of our file, from the number of channels of each tap.
       params: the module's parameters beside the backbone's, from those in the file.
       non_negative: whether no value may be below 0.
+      learned_from: the sets of opinions that it was trained on, by their names here,
+        each with the splits; () for all of them.
     """
 
     published: Published
     shapes: Callable[[dict[str, int]], dict[str, tuple[int, ...]]]
     params: Callable[[dict[str, Any]], dict[str, Any]]
     non_negative: bool = False
+    learned_from: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,6 +231,8 @@ def _lpips(backbone: str, file: str) -> Baseline:
                 "stream": {tap: one["weight"] for tap, one in loaded.items()}
             },
             non_negative=True,
+            # Zhang et al., section 4: the training sets of all three distortions.
+            learned_from=(("bapps", ("train_traditional", "train_cnn", "train_mix")),),
         ),
     )
 
@@ -280,6 +285,7 @@ BASELINES: dict[str, Baseline] = {
                 for vector, taps in loaded.items()
                 for tap, value in taps.items()
             },
+            learned_from=(("kadid10k", ()),),  # Ding et al., section 3.3
         ),
         has_maps=False,
     ),

@@ -189,7 +189,7 @@ def fit_opinions(
     By `agreement.fit_logistic`.
 
     Args:
-      scores: `(N,)`, distances of 0 or more; N at least 4.
+      scores: `(N,)`, distances of 0 or more; N at least 5.
       opinions: `(N,)`, in the set's own units.
       opinion: "mos" or "dmos", their direction.
       scale: lowest and highest opinion. Opinions may lie outside it by a fifth of its
@@ -210,8 +210,6 @@ def fit_opinions(
     scores, opinions = np.asarray(scores, float), np.asarray(opinions, float)
     fitted = agreement.fit_logistic(scores, opinions).parameters
     _check_distances(scores=scores)
-    if np.ptp(opinions) == 0:
-        raise ValueError(f"all opinions are {opinions[0]:g}: there is nothing to fit")
     low, high = map(float, scale)
     calibration = Calibration(
         opinion=opinion,

@@ -118,8 +118,14 @@ class Metric:
 
     @property
     def card(self) -> dict[str, Any]:
-        """How the model was made and how good it is; empty where nothing is known."""
-        return json.loads(self.card_json or "{}")
+        """How the model was made and how good it is; empty where nothing is known.
+
+        With the calibration that this metric has.
+        """
+        card = json.loads(self.card_json or "{}")
+        if self.calibration is not None:
+            card["calibration"] = self.calibration.to_dict()
+        return card
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.variables)

@@ -16,6 +16,7 @@ parameter of an attention, which was 0: every position counted alike, as now.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from jax.typing import DTypeLike
 
 from spips_jax import backbones, weights
 from spips_jax.calibration import Calibration
+from spips_jax.files import replacing
+from spips_jax.outputs import made_here
 from spips_jax.process import check_process
 from spips_jax.spips import Spips
 from spips_jax.weights import BACKBONE, WeightsError
@@ -38,7 +41,7 @@ from spips_jax.weights import BACKBONE, WeightsError
 OPTIONS = ("width", "streams", "statistics", "classical", "monotone")
 """The attributes of `Spips` that a file keeps, beside the backbone's name."""
 
-_KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256")
+_KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256", "calibration")
 """Entries of a card that come from the rest of the file."""
 
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
@@ -60,7 +63,8 @@ class Model:
       module: the network.
       params: its parameters, those of the backbone among them.
       calibration: a map from scores to opinions; None where there is none.
-      card: how the model was made and how good it is, for JSON.
+      card: how the model was made and how good it is, for JSON; the calibration is
+        not in it.
     """
 
     name: str
@@ -114,12 +118,17 @@ def write_model(
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the card of a model file.
 
-    The file adds to it `name`, `backbone`, `backbone_in_file` and `backbone_sha256`.
+    The file adds to it `name`, `backbone`, `backbone_in_file`, `backbone_sha256` and,
+    where it has one, `calibration`.
 
     Raises:
       WeightsError: no such file, or not one of a trained model.
     """
-    return _card(*_read(path))
+    flat, metadata = _read(path)
+    card = _card(flat, metadata)
+    if "calibration" in metadata:
+        card["calibration"] = json.loads(metadata["calibration"])
+    return card
 
 
 def read_model(
@@ -226,6 +235,77 @@ def _card(flat: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any
         "backbone_in_file": _has_backbone(flat),
         "backbone_sha256": metadata["backbone_sha256"],
     }
+
+
+_MEANING = "## What a score means"
+
+
+def note_calibration(
+    path: str | os.PathLike[str], calibration: Calibration, *, seen: int | None
+) -> Path | None:
+    """Writes what scores mean into the card beside a model file, FILE.md.
+
+    It replaces what the card said of an earlier calibration; the rest stays.
+
+    Args:
+      path: the model file.
+      calibration: what is in it now.
+      seen: how many of the calibration's examples the model has seen in training; None
+        if that is not known.
+
+    Returns:
+      The card; None, and nothing is written, if there is none of ours.
+
+    Raises:
+      OSError: the card cannot be written.
+    """
+    page = Path(path).with_suffix(".md")
+    if not made_here(page):
+        return None
+    text = page.read_text(encoding="utf-8")
+    start, _, rest = text.partition(f"\n{_MEANING}\n")
+    _, there, after = rest.partition("\n## ")
+    section = "\n".join(_meaning(calibration, seen))
+    end = f"\n## {after}" if there else ""
+    with replacing(page) as partial_page:
+        Path(partial_page).write_text(
+            f"{start.rstrip()}\n\n{section}\n{end}", encoding="utf-8"
+        )
+    return page
+
+
+def _meaning(calibration: Calibration, seen: int | None) -> list[str]:
+    """The section of a card that says what people would say of scores."""
+    one = calibration
+    what = (
+        "The share of people who prefer the other image"
+        if one.opinion == "preference"
+        else f"{one.opinion.upper()}, from {one.scale[0]:g} to {one.scale[1]:g}"
+    )
+    trained = {
+        None: "Whether the model was trained on them is not known.",
+        0: "The model was not trained on them.",
+    }.get(
+        seen,
+        f"The model has seen {seen:,} of them, or their photographs, in training, so"
+        " expect a larger error on others.",
+    )
+    return [
+        _MEANING,
+        "",
+        f"{what}: a curve fitted to {one.examples:,} examples of {one.dataset}, RMSE"
+        f" {one.rmse:.3g}. {trained}",
+        "",
+        "| score | |",
+        "|---|---|",
+        *(
+            f"| {low:.3f} and more | {words} |"
+            if math.isinf(high)
+            else f"| {low:.3f} to {high:.3f} | {words} |"
+            for words, low, high in one.legend()
+        ),
+        "",
+    ]
 
 
 def _has_backbone(flat: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
@@ -64,9 +65,47 @@ def test_units_neither_under_nor_overflow(scale: float) -> None:
 
 
 @pytest.mark.parametrize("statistic", [agreement.srcc, agreement.plcc, agreement.krcc])
-def test_a_constant_agrees_with_nothing(statistic) -> None:
+def test_a_constant_metric_agrees_with_nothing(statistic) -> None:
     assert statistic([0.1] * 5, [1, 2, 3, 4, 5]) == 0
-    assert statistic([1, 2, 3, 4, 5], [0.1] * 5) == 0
+
+
+ORDERED = {
+    "srcc": agreement.srcc,
+    "plcc": agreement.plcc,
+    "krcc": agreement.krcc,
+    "map": agreement.jnd_map,
+    "fit of 4": agreement.fit_logistic,
+    "fit of 5": partial(agreement.fit_logistic, parameters=5),
+    "spread": lambda _, opinions: agreement.spread_ratio(
+        opinions, references=list("aabbccdd")
+    ),
+    "within": lambda scores, opinions: agreement.within_references(
+        agreement.srcc, scores, opinions, references=list("aaaabbbb")
+    ),
+}
+"""Whatever compares scores with opinions that must differ, as functions of both."""
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+@pytest.mark.parametrize("name", ORDERED)
+def test_equal_opinions_define_nothing(name: str, share: float) -> None:
+    """No 0, which is a metric's fault, and no 1, which would be its merit."""
+    with pytest.raises(
+        AgreementError, match=r"all (opinions|same) are|opinions differ"
+    ):
+        ORDERED[name](np.arange(8), [share] * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [("srcc", 2), ("plcc", 2), ("krcc", 2), ("fit of 4", 4), ("fit of 5", 5)],
+)
+def test_what_any_metric_would_reach_is_not_given(name: str, few: int) -> None:
+    """A line meets two points, a curve as many as it has parameters."""
+    scores, opinions = sample(0)
+    with pytest.raises(AgreementError, match=f"has {few} values: {few + 1} are needed"):
+        ORDERED[name](scores[:few], opinions[:few])
+    ORDERED[name](scores[: few + 1], opinions[: few + 1])
 
 
 def test_rmse_and_outliers() -> None:
@@ -196,13 +235,11 @@ def test_a_fit_is_no_worse_than_the_mean_and_keeps_the_order(parameters: int) ->
 
 
 def test_fits_of_odd_data() -> None:
-    constant = agreement.fit_logistic([1, 2, 3, 4, 5], [7.0] * 5)
-    np.testing.assert_allclose(constant([1, 9]), 7)
     with pytest.raises(AgreementError, match="all scores are 3"):
         agreement.fit_logistic([3] * 6, [1, 2, 3, 4, 5, 6])
     with pytest.raises(AgreementError, match=r"3 parameters: .* 4 and of 5"):
         agreement.fit_logistic([1, 2], [1, 2], parameters=3)
-    with pytest.raises(AgreementError, match="scores has 3 values: 4 are needed"):
+    with pytest.raises(AgreementError, match="scores has 3 values: 5 are needed"):
         agreement.fit_logistic([1, 2, 3], [1, 2, 3])
 
 
@@ -234,11 +271,27 @@ def test_a_better_metric_beats_and_the_same_one_does_not() -> None:
         agreement.srcc, good, poor, opinions, references=references
     )
     assert beats.low > 0.1
-    assert beats.p_value == 1 / 1000
+    assert beats.p_value == 2 / 1001
     same = agreement.bootstrap_difference(
         agreement.srcc, good, good, opinions, references=references
     )
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("shift", [-5.0, -2.0, -0.7, 0.0, 0.4, 5.0])
+@pytest.mark.parametrize("samples", [1, 19, 400])
+def test_p_values_are_scipys(shift: float, samples: int) -> None:
+    """SciPy's Monte Carlo test of 0 among the draws: (r + 1) / (n + 1), two-sided."""
+    drawn = np.random.default_rng(samples).normal(shift, size=samples)
+    found = agreement.difference((shift, drawn), (0.0, np.zeros(samples)))
+    expected = scipy.stats.monte_carlo_test(
+        [0.0],
+        lambda size: drawn.reshape(size),
+        lambda x, axis: x.sum(axis),
+        n_resamples=samples,
+    )
+    assert found.p_value == pytest.approx(min(float(expected.pvalue), 1))
+    assert found.p_value >= min(2 / (samples + 1), 1)
 
 
 def test_equal_metrics_differ_at_the_stated_rate() -> None:
@@ -282,7 +335,7 @@ def test_pairs_of_columns_are_compared_too() -> None:
             "2 values .* first at 1",
         ),
         (lambda: agreement.srcc([1, 2], [1, 2, 3]), "scores 2, opinions 3"),
-        (lambda: agreement.srcc([1], [1]), "scores has 1 values: 2 are needed"),
+        (lambda: agreement.srcc([1], [1]), "scores has 1 values: 3 are needed"),
         (lambda: agreement.srcc([[1, 2]], [[1, 2]]), r"scores has shape \(1, 2\)"),
         (lambda: agreement.two_afc([1], [2], [2]), "judgement goes from 2 to 2"),
         (lambda: agreement.two_afc([], [], []), "d0 has 0 values"),
@@ -291,6 +344,22 @@ def test_pairs_of_columns_are_compared_too() -> None:
         (
             lambda: agreement.bootstrap(np.mean, [1, 2], references=["a", "a"]),
             "1 reference: .* two at least",
+        ),
+        (
+            lambda: agreement.bootstrap_draws(
+                np.mean, [1, 2], references=["a", "b"], samples=0
+            ),
+            "0 samples: a bootstrap needs one",
+        ),
+        (
+            lambda: agreement.bootstrap_draws(
+                lambda x: np.nan, [1, 2], references=["a", "b"], samples=4
+            ),
+            "of 4 of 4 resamplings is NaN or inf",
+        ),
+        (
+            lambda: agreement.difference((0.1, [0.1, 0.2]), (0.2, [0.1])),
+            "2 draws of one metric and 1 of the other",
         ),
         (
             lambda: agreement.bootstrap(np.mean, [1, 2], references=["a"]),

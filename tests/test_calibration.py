@@ -268,9 +268,9 @@ FIVE = [0.1, 0.2, 0.3, 0.4, 0.5]
         (lambda: opinions_of(FIVE, [5] * 5), "all opinions are 5: there is nothing"),
         (lambda: opinions_of([1] * 5, FIVE), "all scores are 1: there is nothing"),
         (lambda: opinions_of(FIVE, FIVE[1:]), "scores 5, opinions 4"),
-        (lambda: opinions_of([1, 2], [2, 1]), "scores has 2 values: 4 are needed"),
+        (lambda: opinions_of([1, 2], [2, 1]), "scores has 2 values: 5 are needed"),
         (
-            lambda: opinions_of([-1, 1, 2, 3], [4, 3, 2, 1]),
+            lambda: opinions_of([-1, 1, 2, 3, 4], [5, 4, 3, 2, 1]),
             "scores goes down to -1: a distance is never below 0",
         ),
         (

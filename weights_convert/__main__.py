@@ -1,3 +1,3 @@
 from spips_jax.commands import program
 
-program(["convert"])
+program("convert")

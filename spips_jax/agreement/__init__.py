@@ -1,8 +1,11 @@
 """How well scores agree with people: the statistics that the field reports.
 
-All functions take NumPy arrays `(N,)`, work in float64 on the host, and are defined for
-every finite input: scores that are all equal order nothing, and their correlation is 0.
-NaN, inf, unequal lengths and too few values raise `AgreementError`.
+All functions take NumPy arrays `(N,)` and work in float64 on the host. A metric whose
+scores are all equal orders nothing: its correlation with opinions that differ is 0.
+Where there is nothing to agree with, no number is given but `AgreementError` raised:
+opinions that are all equal, and so few values that any metric would agree (a
+correlation of two is -1 or 1, a curve passes through as many points as it has
+parameters). NaN, inf and unequal lengths raise it, too.
 
 Correlations keep their sign. A distance (larger is worse) falls as a mean opinion score
 rises; `orient` turns opinions so that agreement is positive, by the directions that the

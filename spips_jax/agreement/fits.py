@@ -51,21 +51,26 @@ def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logi
       parameters: 4, monotone, or 5, which may turn round.
 
     Raises:
-      AgreementError: as in the module; fewer values than parameters; another number of
-        parameters; scores that are all equal.
+      AgreementError: as in the module; no more values than parameters, through which
+        a curve passes whatever they are; another number of parameters; scores or
+        opinions that are all equal.
     """
     if parameters not in (4, 5):
         raise AgreementError(f"{parameters} parameters: there are fits of 4 and of 5")
-    scores, opinions = check_columns(parameters, scores=scores, opinions=opinions)
+    scores, opinions = check_columns(parameters + 1, scores=scores, opinions=opinions)
     if constant(scores):
         raise AgreementError(
             f"all scores are {scores[0]:g}: there is nothing to fit opinions to"
+        )
+    if constant(opinions):
+        raise AgreementError(
+            f"all opinions are {opinions[0]:g}: there is nothing to fit"
         )
     # In units of the data, so that one set of starts and steps suits every metric.
     middle, spread = scores.mean(), scores.std()
     x = (scores - middle) / spread
     low, high = opinions.min(), opinions.max()
-    height = max(high - low, np.finfo(np.float64).tiny)
+    height = high - low
     y = (opinions - low) / height
     sign = 1.0 if pearson(x, y) >= 0 else -1.0
     fits = []
@@ -76,15 +81,21 @@ def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logi
                 if parameters == 4
                 else (sign, steepness, centre, 0.0, 0.5)
             )
-            fits.append(
-                scipy.optimize.least_squares(
-                    lambda p: _logistic(x, p) - y, start, method="lm", max_nfev=500
-                )
+            # MINPACK itself takes the differences, many times faster than the wrapper
+            # `scipy.optimize.least_squares` does.
+            found, _, details, *_ = scipy.optimize.leastsq(
+                lambda p: _logistic(x, p) - y,
+                start,
+                full_output=True,
+                ftol=1e-8,
+                xtol=1e-8,
+                maxfev=500 * (parameters + 1),
             )
-    best = min(fits, key=lambda fit: fit.cost).x
+            fits.append((float(np.sum(details["fvec"] ** 2)), found))
+    _, best = min(fits, key=lambda fit: fit[0])
     if parameters == 4:
         top, bottom, centre, width = best
-        found: tuple[float, ...] = (
+        curve: tuple[float, ...] = (
             low + height * top,
             low + height * bottom,
             middle + spread * centre,
@@ -92,14 +103,14 @@ def fit_logistic(scores: Array, opinions: Array, *, parameters: int = 4) -> Logi
         )
     else:
         size, steepness, centre, slope, offset = best
-        found = (
+        curve = (
             height * size,
             steepness / spread,
             middle + spread * centre,
             height * slope / spread,
             low + height * (offset - slope * middle / spread),
         )
-    return Logistic(tuple(map(float, found)))
+    return Logistic(tuple(map(float, curve)))
 
 
 def fit_preference(d0: Array, d1: Array, judgement: Array) -> float:

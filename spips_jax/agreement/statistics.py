@@ -68,19 +68,33 @@ def orient(opinions: Array, opinion: str, *, higher_is_better: bool) -> np.ndarr
     return opinions if direction == higher_is_better else -opinions
 
 
+LEAST = 3
+"""Values that a correlation needs: of two it is -1 or 1, whatever they are."""
+
+
 def srcc(scores: Array, opinions: Array) -> float:
     """Spearman's rank correlation, ties sharing their mean rank; in [-1, 1].
 
+    As of `plcc` and `krcc`, it is 0 for scores that are all equal, and not defined for
+    opinions that are, or for fewer than three values.
+
     >>> srcc([0.1, 0.4, 0.3], [5.0, 1.0, 2.0])  # distances, mean opinion scores
     -1.0
+
+    Raises:
+      AgreementError: as in the module.
     """
-    scores, opinions = check_columns(2, scores=scores, opinions=opinions)
+    scores, opinions = _check_ordered(scores, opinions)
     return pearson(scipy.stats.rankdata(scores), scipy.stats.rankdata(opinions))
 
 
 def plcc(scores: Array, opinions: Array) -> float:
-    """Pearson's linear correlation, in [-1, 1]; raw: see `fit_logistic`."""
-    scores, opinions = check_columns(2, scores=scores, opinions=opinions)
+    """Pearson's linear correlation, in [-1, 1]; raw: see `fit_logistic`.
+
+    Raises:
+      AgreementError: as `srcc`.
+    """
+    scores, opinions = _check_ordered(scores, opinions)
     return pearson(scores, opinions)
 
 
@@ -89,9 +103,12 @@ def krcc(scores: Array, opinions: Array) -> float:
 
     >>> krcc([1, 2, 3, 4], [1, 3, 2, 4])
     0.666...
+
+    Raises:
+      AgreementError: as `srcc`.
     """
-    scores, opinions = check_columns(2, scores=scores, opinions=opinions)
-    if constant(scores) or constant(opinions):
+    scores, opinions = _check_ordered(scores, opinions)
+    if constant(scores):
         return 0.0
     return float(scipy.stats.kendalltau(scores, opinions).statistic)
 
@@ -154,12 +171,14 @@ def jnd_map(distances: Array, same: Array, *, interpolated: bool = True) -> floa
         and in the paper's numbers; if not, the sum of steps that scikit-learn reports.
 
     Raises:
-      AgreementError: bad columns (see the package), or no vote called a pair the same.
+      AgreementError: bad columns (see the package), no vote called a pair the same, or
+        shares that are all equal, of which every order has the same precision.
     """
     distances, same = check_columns(1, distances=distances, same=same)
     check_shares(same, "same")
     if not same.sum() > 0:
         raise AgreementError("no pair was taken for the same: there is no recall")
+    check_vary(same, name="same")
     order = np.argsort(distances, kind="stable")
     last = np.append(np.diff(distances[order]) != 0, True)  # of each run of equals
     positives = np.cumsum(same[order])[last]
@@ -183,6 +202,20 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 def constant(values: np.ndarray) -> bool:
     """Whether all values `(N,)` are the same."""
     return bool(np.all(values == values[0]))
+
+
+def check_vary(opinions: np.ndarray, *, name: str = "opinions") -> None:
+    """Raises `AgreementError` for opinions `(N,)` that are all equal."""
+    if constant(opinions):
+        # Without the value, whose sign a metric's direction may have turned.
+        raise AgreementError(f"all {name} are equal: there is no order to agree with")
+
+
+def _check_ordered(scores: Any, opinions: Any) -> tuple[np.ndarray, ...]:
+    """The columns of a correlation, as float64; raises where it is not defined."""
+    columns = check_columns(LEAST, scores=scores, opinions=opinions)
+    check_vary(columns[1])
+    return columns
 
 
 def check_columns(least: int, **columns: Any) -> tuple[np.ndarray, ...]:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from spips_jax.agreement.statistics import (
+    LEAST,
     AgreementError,
     Array,
     check_columns,
     constant,
 )
-
-LEAST = 3
-"""Examples that a reference needs: of two, a rank correlation is -1 or 1 by chance."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
-def program(words: Sequence[str] = ()) -> NoReturn:
+def program(*words: str) -> NoReturn:
     """Runs the command of this process, and ends it; `words` come before its own."""
     code = main([*words, *sys.argv[1:]])
     if code == EXIT_INTERRUPTED:

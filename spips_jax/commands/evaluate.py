@@ -23,7 +23,8 @@ figures. The same command resumes an interrupted evaluation. `calibrate` puts in
 trained model's file what people would say of its scores, which `spips score` then
 prints. --config.FIELD=VALUE overrides a field; docs/evaluation.md lists them.
 
-exit codes: 0 all numbers are there; 2 an error, in one line; 130 Ctrl-C
+exit codes: 0 all numbers are there; 2 an error, or examples that could not be scored,
+each in one line; 130 Ctrl-C
 """
 
 
@@ -126,17 +127,22 @@ def _words() -> list[str]:
 
 def _calibrate(config: Any, output: str) -> int:
     from spips_jax import evaluation
+    from spips_jax.commands import failed
 
-    fitted = evaluation.calibrate(config, output)
+    unscored: list[str] = []
+    fitted = evaluation.calibrate(config, output, on_warning=unscored.append)
+    for line in unscored:
+        failed(line)
+    code = 2 if unscored else 0
     if fitted is None:  # another process has it
-        return 0
+        return code
     for grade, low, high in fitted.legend():
         print(f"{low:9.4f} to {high:9.4f}  {grade}")
     print(
         f"{fitted.opinion} of {fitted.examples:,} examples of {fitted.dataset},"
-        f" RMSE {fitted.rmse:.3g}, put into the model's file"
+        f" RMSE {fitted.rmse:.3g}, put into the model's file and its card"
     )
-    return 0
+    return code
 
 
 def _add(entries: Any, more: Iterable[tuple[str, Any]]) -> None:

@@ -2,4 +2,4 @@
 
 from spips_jax.commands import program
 
-program(["data"])
+program("data")

@@ -23,7 +23,7 @@ from PIL import Image
 from spips_jax.data.builder import INDEX, PROTOCOL, TEXT, WHOLE, DataError
 from spips_jax.data.splits import assign_folds, parse_fold, shared_references
 from spips_jax.kinds import COMPARABLE, KINDS, Kind
-from spips_jax.messages import hint
+from spips_jax.messages import hint, one_line
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Dataset:
         return tuple(sorted(set(self.index["reference_id"].tolist())))
 
     @property
+    def all_references(self) -> frozenset[str]:
+        """The reference ids of all that was opened, by which folds are assigned."""
+        return self._references
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the examples' ids, in their order."""
         return hashlib.sha256("\n".join(self.index["id"].tolist()).encode()).hexdigest()
@@ -79,7 +84,7 @@ class Dataset:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         position = range(len(self))[position]  # IndexError, negatives: as in a list
-        record = self._source[int(self._rows[position])]
+        record = self._record(position)
         example: dict[str, Any] = {
             name: column[position] for name, column in self.index.items()
         }
@@ -92,8 +97,39 @@ class Dataset:
                 " set again with --overwrite"
             )
         for name in self.images:
-            example[name] = _decode(record[name])
+            try:
+                example[name] = _decode(record[name])
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's are of many types
+                raise DataError(
+                    f"{self.name}: {name} of {example['id']} cannot be decoded"
+                    f" ({one_line(error)}): prepare the set again with --overwrite"
+                ) from error
+            self._check_size(name, example)
         return example
+
+    def _record(self, position: int) -> Any:
+        """The stored example; `DataError` if its record is damaged."""
+        row = int(self._rows[position])
+        try:
+            return self._source[row]
+        except MemoryError:
+            raise
+        except Exception as error:  # of the reader or of the parser, of many types
+            raise DataError(
+                f"{self.name}: the record of {self.index['id'][position]} cannot be"
+                f" read ({one_line(error)}): prepare the set again with --overwrite"
+            ) from error
+
+    def _check_size(self, name: str, example: Mapping[str, Any]) -> None:
+        size = example["height"], example["width"], 3
+        if example[name].shape != size:
+            raise DataError(
+                f"{self.name}: {name} of {example['id']} has the shape"
+                f" {example[name].shape}, {INDEX} says {tuple(map(int, size))}: prepare"
+                " the set again with --overwrite"
+            )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[position] for position in range(len(self)))

@@ -256,6 +256,8 @@ def eval_batches(
     num_threads: int = 4,
     process_index: int | None = None,
     process_count: int | None = None,
+    chosen: np.ndarray | None = None,
+    tolerant: bool = False,
 ) -> Batches:
     """Returns the batches of one pass over a set, whole images, with a `mask`.
 
@@ -267,6 +269,9 @@ def eval_batches(
       num_threads: as in `train_batches`.
       process_index: as in `train_batches`.
       process_count: as in `train_batches`.
+      chosen: which batches of the plan, a mask or indices; all by default.
+      tolerant: whether an example that cannot be read is left out, not raised: its
+        `mask` is False, and `failed` of its batch has the error by its position.
 
     Returns:
       The same number of batches in every process. `mask` `(B,)` is False for the copies
@@ -280,9 +285,10 @@ def eval_batches(
     index, count = _process(process_index, process_count)
     local = _local_batch(batch_size, count)
     plan = eval_plan(dataset, batch_size=batch_size, by_reference=by_reference)
+    plan = plan if chosen is None else plan[chosen]
     plan = plan[:, index * local : (index + 1) * local]
     return Batches(
-        grain.MapDataset.source(Planned(dataset, plan)),
+        grain.MapDataset.source(Planned(dataset, plan, tolerant)),
         fingerprint={
             "batch_size": batch_size,
             "by_reference": by_reference,

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from spips_jax.data.dataset import Dataset
+from spips_jax.messages import UserError
 
 Batch = dict[str, Any]
 
@@ -153,24 +154,66 @@ class Join(grain.transforms.Map):
 
 @dataclass(frozen=True)
 class Planned:
-    """Random access to evaluation batches."""
+    """Random access to evaluation batches.
+
+    Attributes:
+      dataset: the examples.
+      plan: which of them each batch holds, as `loader.eval_plan` gives.
+      tolerant: whether an example that cannot be read is left out instead of raising:
+        another is in its place, where `mask` is False, and the batch has `failed`, the
+        errors by position. A batch for which memory is too short has no images, and
+        the error as `unread`.
+    """
 
     dataset: Dataset
     plan: np.ndarray
+    tolerant: bool = False
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, number: int) -> Batch:
         row = self.plan[number]
+        try:
+            return self._read(row)
+        except MemoryError as error:
+            if not self.tolerant:
+                raise
+            return {**self._places(row), "failed": {}, "unread": error}
+
+    def _read(self, row: np.ndarray) -> Batch:
         # A copy repeats an example earlier in the batch or, if this process has only
         # copies, one in another process's batch.
         positions = np.where(row >= 0, row, -1 - row)
-        examples = {p: self.dataset[p] for p in dict.fromkeys(positions.tolist())}
-        batch = stack([examples[position] for position in positions.tolist()])
+        examples: dict[int, Batch] = {}
+        failed: dict[int, Exception] = {}
+        for position in dict.fromkeys(positions.tolist()):
+            try:
+                examples[position] = self.dataset[position]
+            except UserError as error:
+                if not self.tolerant:
+                    raise
+                failed[position] = error
+        spare = next(iter(examples.values()), None) or self._blank(int(positions[0]))
+        batch = stack([examples.get(p, spare) for p in positions.tolist()])
+        batch |= self._places(row)
+        if self.tolerant:
+            batch["mask"] &= ~np.isin(positions, list(failed))
+            batch["failed"] = failed
+        return batch
+
+    def _places(self, row: np.ndarray) -> Batch:
+        """What a batch has beside its examples."""
         return {
-            **batch,
-            "position": positions.astype(np.int32),
+            "position": np.where(row >= 0, row, -1 - row).astype(np.int32),
             "mask": row >= 0,
             "dataset": self.dataset.name,
         }
+
+    def _blank(self, position: int) -> Batch:
+        """An example with black images of its size."""
+        index = self.dataset.index
+        example = {name: column[position] for name, column in index.items()}
+        shape = int(example["height"]), int(example["width"]), 3
+        black = np.zeros(shape, np.uint8)
+        return example | dict.fromkeys(self.dataset.images, black)

@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 
 from spips_jax.agreement import Logistic
 from spips_jax.data.dataset import Dataset
-from spips_jax.evaluation.report import part_statistics, parts_of, title_of
+from spips_jax.evaluation.report import (
+    NONE,
+    called,
+    part_statistics,
+    parts_of,
+    title_of,
+)
 from spips_jax.evaluation.scores import Candidate, declared
 from spips_jax.files import replacing
 from spips_jax.heatmaps import write_heat_maps
@@ -66,7 +72,7 @@ def write_scatter(
             line = np.linspace(x.min(), x.max(), 300)
             axis.plot(line, Logistic(tuple(fit))(line), color="black", linewidth=1.6)
         value = found[label][main]
-        words = [label]
+        words = [called(one, label)]
         if value is not None:
             words.append(f"{title_of(one, main)} {value['value']:.3f}")
         # The longer titles are wider than a panel.
@@ -118,13 +124,17 @@ def write_bars(
     places = np.arange(len(parts))
     for number, (label, values) in enumerate(models.items()):
         lengths = [values[part][key] for part in parts]
+        bars = places + (number - (len(models) - 1) / 2) * height
         axis.barh(
-            places + (number - (len(models) - 1) / 2) * height,
+            bars,
             [np.nan if length is None else length for length in lengths],
             height=height,
-            label=label,
+            label=called(one, label),
             color=f"C{number}",
         )
+        for place, length in zip(bars, lengths, strict=True):
+            if length is None:  # a missing bar would be read as 0
+                axis.text(0, place, f" {NONE}", va="center", fontsize=6)
     if "human" in one:
         human = one["human"]["parts"][column]
         axis.plot(

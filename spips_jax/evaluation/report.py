@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ WITHIN = ("srcc_within", "krcc_within")
 MARK = "†"
 """Marks statistics over opinions that the set's protocol does not compare."""
 
+SEEN = "‡"
+"""Marks metrics that have seen some of a set's examples or photographs in training."""
+
 _BETTER = {True: "higher", False: "lower"}
 
 
@@ -52,14 +55,15 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
 def write_scores(
     path: str | os.PathLike[str],
     sets: Mapping[str, Dataset],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
+    scores: Mapping[str, Mapping[str, tuple[np.ndarray, Container[int]]]],
 ) -> None:
     """Writes every compared pair with its opinion and the score of every metric.
 
     Args:
       path: the CSV file, written whole or not at all.
       sets: by label.
-      scores: of each set, by metric, `(N, n)`.
+      scores: of each set, by metric: `(N, n)`, and the positions of the examples that
+        have no score, whose cells are empty.
     """
     labels = list(dict.fromkeys(label for one in scores.values() for label in one))
     columns = ("set", "split", "id", "reference_id", "distortion", "level")
@@ -75,7 +79,10 @@ def write_scores(
                 known = [name, *(index[column][row] for column in columns[1:])]
                 opinion = [dataset.opinion, index[dataset.opinion][row]]
                 for pair, images in enumerate(dataset.kind.compared):
-                    values = [scores[name][label][row, pair] for label in labels]
+                    values = [
+                        "" if row in failed else one[row, pair]
+                        for one, failed in (scores[name][label] for label in labels)
+                    ]
                     writer.writerow([*known, *images, *opinion, *values])
 
 
@@ -99,7 +106,7 @@ def write_tables(path: str | os.PathLike[str], results: Mapping[str, Any]) -> No
 def _set(
     name: str, one: Mapping[str, Any], models: Mapping[str, Any], confidence: str
 ) -> list[str]:
-    what = f"{one['examples']:,} examples, {one['references']:,} references"
+    what = f"{_count(one)} examples, {one['references']:,} references"
     title = name if name == one["set"]["name"] else f"{name} ({one['set']['name']})"
     limits = [
         f"{key.replace('_', ' ')} {value}"
@@ -108,14 +115,9 @@ def _set(
     ]
     lines = [f"## {title}", "", "; ".join([what, one["opinion"], *limits]) + ".", ""]
     lines += _protocol(one)
-    shown = [
-        key
-        for key in sorted(TITLES, key=lambda key: key != one["main"])
-        if any(values.get(key) is not None for values in one["models"].values())
-    ]
-    shown = shown or [one["main"]]
+    shown = _shown(one)
     rows = [
-        [label, _BETTER[models[label]["higher_is_better"]]]
+        [called(one, label), _BETTER[models[label]["higher_is_better"]]]
         + [_number(values.get(key)) for key in shown]
         for label, values in one["models"].items()
     ]
@@ -130,13 +132,105 @@ def _set(
             f" support it: opinions compare {PROTOCOLS[one['comparable']]}.",
             "",
         ]
-    notes = [*_errors(one), *one["notes"]]
+    notes = [*_errors(one), *_failures(one), *_seen(one), *one["notes"]]
     lines += [*(f"- {note}" for note in notes), *([""] if notes else [])]
     lines += _differences(one, confidence)
+    lines += _unseen(one, models, confidence)
     for column in ("distortion", "split", "level"):
         lines += _parts(one, column)
     lines += _published(one)
     return lines
+
+
+def called(one: Mapping[str, Any], label: str) -> str:
+    """What tables call a metric: marked where it has seen examples in training.
+
+    Args:
+      one: what `results.json` says of the set.
+      label: the metric's, or another column's.
+    """
+    known = one.get("seen", {}).get(label)
+    marked = known and (known["examples"] or known["scenes"])
+    return f"{label} {SEEN}" if marked else label
+
+
+def _count(one: Mapping[str, Any]) -> str:
+    """How many examples the numbers are of, and of how many."""
+    whole = max(one["selected"], one["published"] or 0)
+    there = f"{one['examples']:,}"
+    return there if one["examples"] >= whole else f"{there} of {whole:,}"
+
+
+def _failures(one: Mapping[str, Any]) -> Iterator[str]:
+    """What could not be scored, and that it is left out."""
+    for label, failed in one["failed"].items():
+        if "error" in one["models"][label]:
+            continue
+        (first, why), *_ = failed.items()
+        yield (
+            f"{label}: {len(failed):,} of {one['selected']:,} examples could not be"
+            f" scored, and are left out for every metric; the first is {first}: {why}"
+        )
+
+
+def _seen(one: Mapping[str, Any]) -> Iterator[str]:
+    """What metrics have seen of the examples in training."""
+    for label, known in one["seen"].items():
+        if known["trained_on"] is None:
+            yield (
+                f"{label}: its card does not say what it was trained on: whether it has"
+                " seen these examples is unknown"
+            )
+            continue
+        counts = [
+            f"{known[key]:,} of these {one['examples']:,} examples {what}"
+            for key, what in (
+                ("examples", "are of references of this set that it was trained on"),
+                ("scenes", "show photographs that it was trained on in another set"),
+            )
+            if known[key]
+        ]
+        doubt = "" if known["sure"] else "its card does not tell whether it saw others"
+        if counts or doubt:
+            mark = f"{SEEN} " if counts else ""
+            yield (
+                f"{mark}{label} (trained on {', '.join(known['trained_on'])}):"
+                f" {'; '.join(filter(None, [*counts, doubt]))}"
+            )
+
+
+def _unseen(
+    one: Mapping[str, Any], models: Mapping[str, Any], confidence: str
+) -> list[str]:
+    """The agreement on what no metric has seen in training."""
+    if any(called(one, label) != label for label in one["models"]):
+        lines = [
+            f"**{SEEN} was trained on some of these examples or photographs: its"
+            " numbers, and where it is ahead, do not tell how it does on new ones.**",
+            "",
+        ]
+    else:
+        return []
+    if "unseen" not in one:
+        return lines
+    rest = one["unseen"]
+    shown = _shown(rest)
+    lines += [
+        f"On the {rest['examples']:,} examples, of {rest['references']:,} references,"
+        " that no metric here has seen, as far as their cards tell:",
+        "",
+        *_table(
+            ["metric", "better", *(title_of(one, key) for key in shown)],
+            [
+                [label, _BETTER[models[label]["higher_is_better"]]]
+                + [_number(values.get(key)) for key in shown]
+                for label, values in rest["models"].items()
+            ],
+        ),
+        *(f"- {note}" for note in rest["notes"]),
+        *([""] if rest["notes"] else []),
+    ]
+    return lines + _differences(rest, confidence)
 
 
 def title_of(one: Mapping[str, Any], key: str) -> str:
@@ -163,6 +257,16 @@ def _protocol(one: Mapping[str, Any]) -> list[str]:
     return [line, ""]
 
 
+def _shown(one: Mapping[str, Any]) -> list[str]:
+    """The statistics that some metric has, the main one first."""
+    shown = [
+        key
+        for key in sorted(TITLES, key=lambda key: key != one["main"])
+        if any(values.get(key) is not None for values in one["models"].values())
+    ]
+    return shown or [one["main"]]
+
+
 def _errors(one: Mapping[str, Any]) -> list[str]:
     return [
         f"{label}: {values['error']}: no agreement can be given"
@@ -176,10 +280,10 @@ def _differences(one: Mapping[str, Any], confidence: str) -> list[str]:
         return []
     rows = [
         [
-            f"{d['first']} - {d['second']}",
+            f"{called(one, d['first'])} - {called(one, d['second'])}",
             f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
             f"{d['p_value']:.3g}",
-            _winner(d),
+            called(one, _winner(d)),
         ]
         for d in one["differences"]
     ]
@@ -245,31 +349,46 @@ def _part_table(
     statistic: str,
 ) -> list[str]:
     labels = list(parts)
-    rows = []
-    for part, value in parts[labels[0]].items():
-        row = [part, f"{value['examples']:,}"]
-        rows.append(row + [_number(parts[label][part][key]) for label in labels])
-    means = [_mean(part[key] for part in parts[label].values()) for label in labels]
-    rows.append([f"mean over the {len(rows)}", "", *map(_number, means)])
+    examples = {name: f"{p['examples']:,}" for name, p in parts[labels[0]].items()}
+    columns = {
+        label: {name: part[key] for name, part in parts[label].items()}
+        for label in labels
+    }
     if "human" in one:
-        human = one["human"]["parts"][column]
-        for row in rows[:-1]:
-            row.append(_number(human[row[0]]))
-        rows[-1].append(_number(_mean(human.values())))
-        labels.append("a person")
+        columns["a person"] = one["human"]["parts"][column]
+    rows = [
+        [name, count, *(_number(values[name]) for values in columns.values())]
+        for name, count in examples.items()
+    ]
+    # Over the parts that all columns have, so that means can be compared.
+    whole = [
+        name
+        for name in examples
+        if all(values[name] is not None for values in columns.values())
+    ]
+    of = f"the {len(rows)}"
+    if len(whole) < len(rows):
+        of = f"{len(whole)} of {of}"
+    means = [
+        float(np.mean([values[name] for name in whole])) if whole else None
+        for values in columns.values()
+    ]
+    rows.append([f"mean over {of}", "", *map(_number, means)])
     why = ""
     if statistic != one["main"]:
         why = f", for want of three versions of each reference in each {column}"
-    return [
+    lines = [
         f"{title_of(one, statistic)} by {column}{why}:",
         "",
-        *_table([column, "examples", *labels], rows),
+        *_table([column, "examples", *(called(one, x) for x in columns)], rows),
     ]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    if len(whole) < len(rows) - 1:
+        lines += [
+            f"{NONE}: too few examples of the {column} to be ordered (three are needed"
+            " at least), or opinions that are all equal.",
+            "",
+        ]
+    return lines
 
 
 def _published(one: Mapping[str, Any]) -> list[str]:
@@ -287,8 +406,10 @@ def _published(one: Mapping[str, Any]) -> list[str]:
         for row in rows
     ]
     sources = dict.fromkeys(row["source"] for row in rows)
+    count = _count(one)
+    here = f", where there are {count} examples" if "of" in count else ""
     return [
-        "Published by others, on the official set; **not measured here**:",
+        f"Published by others, on the official set; **not measured here**{here}:",
         "",
         *_table(["metric", "of the set", "statistic", "published", "source"], table),
         *(f"- [{source}] {SOURCES[source]}" for source in sources),

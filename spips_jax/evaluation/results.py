@@ -16,6 +16,7 @@ from spips_jax.evaluation.statistics import (
     compared_rows,
     statistics_of,
 )
+from spips_jax.kinds import ALIKE
 
 PARTS = ("distortion", "level", "split")
 """Columns whose values divide a set into parts."""
@@ -26,10 +27,13 @@ EQUATIONS = {
 }
 """The logistic fits of `agreement.fit_logistic`."""
 
-NARROW, ENOUGH = 0.05, 8
-"""A ratio of spreads below the first, over references as many as the second, is that of
-scores per reference: of the sets whose scores compare, CSIQ, KADID-10k and LIVE have
-0.1 to 0.2, and TID2013, whose scores do not, 0.005."""
+ENOUGH = 8
+"""References of which a spread tells something, and a bootstrap."""
+
+NARROW = 0.05
+"""A ratio of spreads below this, over `ENOUGH` references, is that of scores per
+reference: of the sets whose scores compare, CSIQ, KADID-10k and LIVE have 0.1 to 0.2,
+and TID2013, whose scores do not, 0.005."""
 
 
 def results_of(
@@ -76,9 +80,8 @@ def results_of(
             try:
                 value = statistic.value(found, references)
             except AgreementError as error:
-                # Whether references can be ordered is the same for all metrics.
-                whose = "" if statistic.within else f"{label}: "
-                notes.append(f"{whose}no {name}: {error}")
+                # By the opinions alone, so for all metrics alike.
+                notes.append(f"no {name}: {error}")
                 one[name] = None
                 continue
             drawn = _draws(dataset, statistic, found, samples=samples, seed=seed)
@@ -90,7 +93,7 @@ def results_of(
             if statistic.within:
                 notes += _constant(label, statistic, found, references)
         if dataset.comparable == "group":
-            one["krcc_within"] = _within_groups(dataset, found)
+            one["krcc_within"] = _within_groups(dataset, found, notes)
         if dataset.kind.fitted:
             one |= _fitted(
                 dataset, values[:, 0], label, notes,
@@ -100,10 +103,13 @@ def results_of(
             column: _by_part(dataset, column, found) for column in _parts(dataset)
         }
         models[label] = one
-    if len(dataset.references) < 2:
+    count = len(dataset.references)
+    if count < 2:
+        notes.append(f"{count} reference: intervals over references need two at least")
+    elif count < ENOUGH:
         notes.append(
-            f"{len(dataset.references)} reference: intervals over references need two"
-            " at least"
+            f"{count} references: a bootstrap over so few makes intervals too narrow"
+            " and p too small"
         )
     return {
         "examples": len(dataset),
@@ -243,19 +249,34 @@ def _fitted(
     return found
 
 
-def _within_groups(dataset: Dataset, values: tuple[np.ndarray, ...]) -> float:
+def _within_groups(
+    dataset: Dataset, values: tuple[np.ndarray, ...], notes: list[str]
+) -> float | None:
     """Mean over groups of KRCC: levels are ranks only within a group.
 
-    A group is all levels of a distortion of a reference.
+    A group is all levels of a distortion of a reference, three or more.
     """
-    groups = dataset.positions_by("reference_id", "distortion")
-    scores, levels = values
-    found = [
-        agreement.krcc(scores[rows], levels[rows])
-        for rows in groups.values()
-        if len(rows) > 1
-    ]
-    return float(np.mean(found)) if found else 0.0
+    names = np.empty(len(dataset), object)
+    groups = dataset.positions_by(*ALIKE["group"])
+    for name, rows in groups.items():
+        names[rows] = "/".join(name)
+    try:
+        found = agreement.within_references(
+            agreement.krcc, *values, references=names.astype(str)
+        )
+    except AgreementError:
+        notes.append(
+            f"no krcc_within: none of {len(groups)} distortions of a reference has"
+            " three levels or more"
+        )
+        return None
+    if found.left_out:
+        notes.append(
+            f"krcc_within is without {len(found.left_out)} of {len(groups)} distortions"
+            f" of references, which have fewer than three levels:"
+            f" {_names(found.left_out)}"
+        )
+    return found.mean
 
 
 def _parts(dataset: Dataset) -> list[str]:
@@ -300,7 +321,7 @@ def _by_part(
         for name, statistic in [("value", main), *((one.name, one) for one in overall)]:
             try:
                 one[name] = statistic.value(*chosen)
-            except AgreementError:  # one example, or no positive
+            except AgreementError:  # too few examples, equal opinions, no positive
                 one[name] = None
     return found
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spips_jax import data, loading, parallel
+from spips_jax import data, loading, model_file, parallel
 from spips_jax.cache import cache_compilations
 from spips_jax.calibration import Calibration
 from spips_jax.data.builder import IqaBuilder
@@ -22,10 +24,12 @@ from spips_jax.data.splits import parse_names
 from spips_jax.evaluation import config as config_lib
 from spips_jax.evaluation import report, results
 from spips_jax.evaluation.config import EvaluationError
-from spips_jax.evaluation.scores import Candidate, packages, scores_of
+from spips_jax.evaluation.scores import Candidate, Scored, packages, scores_of
+from spips_jax.evaluation.seen import seen
 from spips_jax.evaluation.statistics import columns, compared_rows
 from spips_jax.files import locked
 from spips_jax.kinds import PROTOCOLS
+from spips_jax.messages import out_of_memory
 from spips_jax.metric import Metric
 from spips_jax.outputs import check_folder
 from spips_jax.weights import WeightsError
@@ -48,7 +52,8 @@ class Evaluation:
     Attributes:
       results: as in `results.json`.
       files: the report's files, tables first; none in processes that do not write.
-      errors: a line for each metric that gave no numbers on a set.
+      errors: a line for each metric that gave no numbers on a set, and for each example
+        that a metric could not score.
     """
 
     results: Mapping[str, Any]
@@ -64,6 +69,10 @@ def evaluate(
     Scores are saved in `output/scores` as they are computed, and an interrupted run
     resumes from them. With several processes only the first reads and writes files.
 
+    An example that cannot be read or scored, as one whose images exhaust the memory,
+    is left out of the numbers of all metrics on the set, so that these stay comparable.
+    The next run tries it again.
+
     Args:
       config: from `config.default`.
       output: the folder of the report.
@@ -76,30 +85,41 @@ def evaluate(
     """
     folder = _folder(output)
     sets, candidates = _opened(config)
-    scores, made = _scored(config, folder, sets, candidates)
+    scored = _scored(config, folder, sets, candidates)
     if not parallel.is_writer():
-        return Evaluation({}, (), ())
-    found = _results(config, sets, candidates, scores, made, command)
+        return Evaluation({}, (), tuple(_failures(sets, scored)))
+    measured = {name: _measured(sets[name], scored[name]) for name in sets}
+    found = _results(config, sets, candidates, scored, measured, command)
     with locked(folder / "results.json"):  # else two runs would mix their figures
-        files = _write(config, folder, sets, candidates, scores, found)
-    errors = tuple(
+        files, undrawn = _write(
+            config, folder, sets, candidates, scored, measured, found
+        )
+    errors = [
         f"{label} on {name}: {values['error']}"
         for name, one in found["sets"].items()
         for label, values in one["models"].items()
         if "error" in values
-    )
-    return Evaluation(found, files, errors)
+    ]
+    return Evaluation(found, files, (*_failures(sets, scored), *errors, *undrawn))
 
 
-def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration | None:
+def calibrate(
+    config: ConfigDict,
+    output: str | os.PathLike[str],
+    *,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> Calibration | None:
     """Fits a curve from a trained model's scores to opinions; stores it in its file.
 
-    Scores are saved in `output/scores`, as by `evaluate`.
+    Scores are saved in `output/scores`, as by `evaluate`. The model's card in the file,
+    and the one beside it that `spips train export` wrote, then tell of the curve.
 
     Args:
       config: from `config.default`, with one model, a file, and one set, whose opinions
         are mean opinions or forced choices.
       output: the folder of the scores.
+      on_warning: gets a line for each example that could not be scored, without which
+        the curve is fitted.
 
     Returns:
       The calibration; None in processes that do not write.
@@ -137,10 +157,13 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
             " calibration needs opinions that compare over the whole set: use one such"
             " as live, kadid10k or csiq"
         )
-    scores, _ = _scored(config, folder, sets, candidates)
+    scored = _scored(config, folder, sets, candidates)
+    for line in _failures(sets, scored):
+        on_warning(line)
     if not parallel.is_writer():
         return None
-    values = scores[name][candidate.label]
+    dataset, measured = _measured(dataset, scored[name])
+    values = measured[candidate.label]
     choices = dataset.kind.calibrated_from == "choices"
     try:
         calibrated = candidate.metric.calibrate(
@@ -152,12 +175,25 @@ def calibrate(config: ConfigDict, output: str | os.PathLike[str]) -> Calibration
         )
     except ValueError as error:
         raise EvaluationError(f"{candidate.label} on {name}: {error}") from None
-    _store(config, candidate, calibrated)
+    known = seen(candidate.metric, dataset)
+    told = known is not None and known.trained_on is not None
+    _store(
+        config,
+        candidate,
+        calibrated,
+        seen_examples=int(known.any.sum()) if known and told else None,
+    )
     return calibrated.calibration
 
 
-def _store(config: ConfigDict, candidate: Candidate, calibrated: Metric) -> None:
-    """Puts a calibration into the candidate's file as it is now.
+def _store(
+    config: ConfigDict,
+    candidate: Candidate,
+    calibrated: Metric,
+    *,
+    seen_examples: int | None,
+) -> None:
+    """Puts a calibration into the candidate's file as it is now, and its card.
 
     Another process may have written it since it was read: what that put in stays, and
     of two calibrations the later one.
@@ -170,7 +206,10 @@ def _store(config: ConfigDict, candidate: Candidate, calibrated: Metric) -> None
                 f"{one.name}: was changed into another model while this one was scored:"
                 " give another --output, and run it again"
             )
-        replace(current.metric, calibration=calibrated.calibration).save(one.name)
+        calibration = calibrated.calibration
+        assert calibration is not None
+        replace(current.metric, calibration=calibration).save(one.name)
+        model_file.note_calibration(one.name, calibration, seen=seen_examples)
 
 
 def _scale(dataset: Dataset) -> tuple[float, float]:
@@ -186,7 +225,14 @@ def _builder(dataset: Dataset) -> type[IqaBuilder]:
     return data.BUILDERS[dataset.name.partition("/")[0]]
 
 
-Scores = dict[str, dict[str, np.ndarray]]
+AllScored = dict[str, dict[str, Scored]]
+"""By set and metric."""
+
+Measured = tuple[Dataset, dict[str, np.ndarray]]
+"""The examples that all metrics could score, and these scores by metric."""
+
+SHOWN = 10
+"""Examples of which each has a line, of a metric on a set; of more, a number."""
 
 
 def _folder(output: str | os.PathLike[str]) -> Path:
@@ -213,23 +259,45 @@ def _scored(
     folder: Path,
     sets: Mapping[str, Dataset],
     candidates: list[Candidate],
-) -> tuple[Scores, dict[str, dict[str, Any]]]:
-    """The scores and their cards, by set and metric."""
-    scores: Scores = {}
-    made: dict[str, dict[str, Any]] = {}
+) -> AllScored:
+    scored: AllScored = {}
     for name, dataset in sets.items():
         kept = folder / _SCORES / _file_name(name)
         for candidate in candidates:
-            values, card = scores_of(
+            scored.setdefault(name, {})[candidate.label] = scores_of(
                 candidate,
                 dataset,
                 file=kept / f"{_file_name(candidate.label)}.csv",
                 batch_size=config.batch_size,
                 num_threads=config.num_threads,
             )
-            scores.setdefault(name, {})[candidate.label] = values
-            made.setdefault(name, {})[candidate.label] = card
-    return scores, made
+    return scored
+
+
+def _failures(sets: Mapping[str, Dataset], scored: AllScored) -> Iterator[str]:
+    """A line for each example that could not be scored."""
+    for name, of in scored.items():
+        ids = sets[name].index["id"]
+        for label, one in of.items():
+            lines = [f"{ids[row]}: {why}" for row, why in one.failed.items()]
+            if len(lines) > SHOWN:
+                lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more examples"]
+            yield from (f"{label} on {name}: {line}" for line in lines)
+
+
+def _measured(dataset: Dataset, scored: Mapping[str, Scored]) -> Measured:
+    """Without the examples that some metric could not score.
+
+    A metric that could score none takes no part in the choice; nothing is left out
+    where nothing would remain.
+    """
+    rows = np.ones(len(dataset), bool)
+    for one in scored.values():
+        if len(one.failed) < len(dataset):
+            rows[list(one.failed)] = False
+    if not rows.any():
+        rows[:] = True
+    return dataset.select(rows), {k: one.scores[rows] for k, one in scored.items()}
 
 
 def _open_set(config: ConfigDict, one: ConfigDict) -> Dataset:
@@ -273,30 +341,43 @@ def _results(
     config: ConfigDict,
     sets: Mapping[str, Dataset],
     candidates: list[Candidate],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
-    made: Mapping[str, Mapping[str, Any]],
+    scored: AllScored,
+    measured: Mapping[str, Measured],
     command: str,
 ) -> dict[str, Any]:
     found = {}
-    for name, dataset in sets.items():
+    for name, whole in sets.items():
         one = config.data[name]
+        numbers = partial(
+            results.results_of,
+            higher_is_better={
+                one.label: one.metric.higher_is_better for one in candidates
+            },
+            samples=config.samples,
+            confidence=config.confidence,
+            seed=config.seed,
+        )
+        dataset, scores = measured[name]
         found[name] = {
             "set": {
                 **one.to_dict(),
-                "version": str(_builder(dataset).VERSION),
+                "version": str(_builder(whole).VERSION),
             },
-            **results.results_of(
-                dataset,
-                scores[name],
-                higher_is_better={
-                    one.label: one.metric.higher_is_better for one in candidates
-                },
-                samples=config.samples,
-                confidence=config.confidence,
-                seed=config.seed,
-            ),
-            "scores": made[name],
+            "selected": len(whole),
+            "published": _published(whole, one.split),
+            **numbers(dataset, scores),
+            "failed": {
+                label: {str(whole.index["id"][row]): why for row, why in of.items()}
+                for label, (_, _, of) in scored[name].items()
+                if of
+            },
+            **_seen(candidates, dataset, scores, numbers),
+            "scores": {label: of.card for label, of in scored[name].items()},
         }
+        for label, (_, _, of) in scored[name].items():
+            if len(of) == len(whole):
+                error = f"none of {len(whole):,} examples could be scored"
+                found[name]["models"][label] = {"error": error}
     devices = jax.devices()
     return {
         "command": command,
@@ -316,26 +397,69 @@ def _results(
     }
 
 
+def _published(dataset: Dataset, split: str) -> int | None:
+    """How many examples the official set has in these splits; None if not known."""
+    card = getattr(_builder(dataset), "CARD", None)
+    counts = card.counts if card else {}
+    wanted = set(split.split("+")) if split else {*counts, *dataset.index["split"]}
+    if not wanted or not wanted <= counts.keys():
+        return None
+    return sum(counts[one][0] for one in wanted)
+
+
+def _seen(
+    candidates: list[Candidate],
+    dataset: Dataset,
+    scores: Mapping[str, np.ndarray],
+    numbers: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """What metrics saw in training, and all numbers on what none of them has seen."""
+    known = {one.label: seen(one.metric, dataset) for one in candidates}
+    learned = {label: one for label, one in known.items() if one is not None}
+    found: dict[str, Any] = {
+        "seen": {label: one.to_dict() for label, one in learned.items()}
+    }
+    rows = np.zeros(len(dataset), bool)
+    for one in learned.values():
+        rows |= one.any
+    if 0 < rows.sum() < len(dataset):
+        unseen = numbers(
+            dataset.select(~rows), {label: of[~rows] for label, of in scores.items()}
+        )
+        found["unseen"] = unseen
+    return found
+
+
 def _write(
     config: ConfigDict,
     folder: Path,
     sets: Mapping[str, Dataset],
     candidates: list[Candidate],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
+    scored: AllScored,
+    measured: Mapping[str, Measured],
     found: Mapping[str, Any],
-) -> tuple[Path, ...]:
+) -> tuple[tuple[Path, ...], list[str]]:
+    """Writes the report; returns its files, and a line for each that is missing."""
     from spips_jax.evaluation import figures  # only a process that writes draws
 
     tables = [folder / name for name in ("results.md", "results.json", "scores.csv")]
     report.write_tables(tables[0], found)
     report.write_results(tables[1], found)
-    report.write_scores(tables[2], sets, scores)
+    report.write_scores(
+        tables[2],
+        sets,
+        {
+            name: {label: (one.scores, one.failed) for label, one in of.items()}
+            for name, of in scored.items()
+        },
+    )
     drawn: list[Path] = []
-    for name, dataset in sets.items():
+    undrawn: list[str] = []
+    for name, (dataset, scores) in measured.items():
         one = found["sets"][name]
         whole = {
             label: values
-            for label, values in scores[name].items()
+            for label, values in scores.items()
             if "error" not in one["models"][label]
         }
         if not whole:
@@ -358,14 +482,24 @@ def _write(
                 dataset,
                 whole[candidate.label],
                 config.worst,
+                undrawn,
             )
-    return (*tables, *drawn)
+    return (*tables, *drawn), undrawn
 
 
 def _write_worst(
-    folder: Path, candidate: Candidate, dataset: Dataset, scores: np.ndarray, count: int
+    folder: Path,
+    candidate: Candidate,
+    dataset: Dataset,
+    scores: np.ndarray,
+    count: int,
+    undrawn: list[str],
 ) -> list[Path]:
-    """Draws the worst disagreements of a metric, in place of any drawn earlier."""
+    """Draws the worst disagreements of a metric, in place of any drawn earlier.
+
+    Maps take more memory than scores: `undrawn` gets a line for each example that is
+    not drawn for want of it.
+    """
     from spips_jax.evaluation import figures
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -386,14 +520,21 @@ def _write_worst(
             higher_is_better,
             _AMONG[dataset.comparable],
         )
-        drawn.append(folder / f"{rank:02}-{_file_name(example['id'])}.png")
-        figures.write_disagreement(
-            drawn[-1],
-            example,
-            dataset=dataset,
-            candidate=candidate,
-            scores=scores[row].tolist(),
-            title=f"{rank}. {example['id']}  {example['distortion']}\n"
-            f"{candidate.label} {values}, {opinion}; {said}",
-        )
+        file = folder / f"{rank:02}-{_file_name(example['id'])}.png"
+        try:
+            figures.write_disagreement(
+                file,
+                example,
+                dataset=dataset,
+                candidate=candidate,
+                scores=scores[row].tolist(),
+                title=f"{rank}. {example['id']}  {example['distortion']}\n"
+                f"{candidate.label} {values}, {opinion}; {said}",
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            undrawn.append(f"{file}: is not drawn: memory is exhausted by its maps")
+        else:
+            drawn.append(file)
     return drawn

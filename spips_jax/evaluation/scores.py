@@ -5,6 +5,9 @@ beside it that says what they depend on. An interrupted run resumes; a killed on
 only the batch in progress. Batches are planned from the whole set and resumed at a
 whole one, so every score is the same as in a run that was never interrupted. Of several
 runs that want the same scores one computes them, and the others wait.
+
+An example that cannot be read or scored has no line in the file. The next run tries the
+batches of such examples again, and no others.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial, wraps
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +36,9 @@ from spips_jax.files import locked, replacing
 from spips_jax.images import Images
 from spips_jax.kinds import Kind
 from spips_jax.metric import Metric
+from spips_jax.model_file import OPTIONS
 from spips_jax.progress import tracked
-from spips_jax.spips import Features
+from spips_jax.spips import Features, Spips
 
 _PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
 
@@ -72,9 +76,35 @@ class Candidate:
         return {
             "name": self.metric.name,
             "weights": weights.digest(self.metric.variables.get("params", {})),
+            "options": _options(self.metric),
             "dtype": self.dtype,
             "value_range": list(self.value_range),
         }
+
+
+def _options(metric: Metric) -> dict[str, Any]:
+    """What a SPIPS model computes beside its weights, as its classical maps.
+
+    The weights need not tell: a map that is untrained or of no weight adds none.
+    """
+    if not isinstance(metric.module, Spips):
+        return {}
+    values = {name: getattr(metric.module, name) for name in OPTIONS}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+class Scored(NamedTuple):
+    """The scores of a metric on a set.
+
+    Attributes:
+      scores: `(N, n)`, in the set's order; NaN where there is none.
+      card: what they depend on.
+      failed: why an example has none, by its position.
+    """
+
+    scores: np.ndarray
+    card: dict[str, Any]
+    failed: dict[int, str]
 
 
 def packages() -> dict[str, str]:
@@ -109,8 +139,8 @@ def scores_of(
     file: Path,
     batch_size: int,
     num_threads: int,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns scores `(N, n)` of all examples, in the set's order, and their card.
+) -> Scored:
+    """Returns the scores of all examples that can be scored.
 
     Args:
       candidate: the metric.
@@ -135,8 +165,9 @@ def scores_of(
     if not parallel.everywhere(problem is None):  # so that no process waits for it
         raise problem or EvaluationError(_ELSEWHERE)
     done = parallel.of_the_writer(done)
+    failed: dict[int, str] = {}
     if done.all():
-        return scores, card
+        return Scored(scores, card, failed)
 
     batch_size += -batch_size % jax.device_count()
     grouped = _saves_work(dataset, batch_size)
@@ -147,13 +178,14 @@ def scores_of(
         dataset,
         batch_size=batch_size,
         by_reference=grouped,
-        first_batch=int(np.argmax(unfinished)),
+        chosen=unfinished,
+        on_failure=failed.__setitem__,
         num_threads=num_threads,
     )
     if not parallel.is_writer():
         for _ in found:
             pass
-        return scores, card
+        return Scored(scores, card, failed)
     what = f"{candidate.label} on {dataset.name}, {len(dataset):,} examples"
     if done.any():
         what += f", {done.sum():,} of them done before"
@@ -164,7 +196,11 @@ def scores_of(
             scores[positions[fresh]] = values[fresh]
             done[positions] = True
             _append(out, dataset, positions[fresh], values[fresh])
-    return scores, card
+    for position in np.flatnonzero(~done).tolist():
+        failed.setdefault(position, "another process could not read it, and says why")
+    # Those of a batch that was scored before are tried with it, and keep their score.
+    failed = {position: failed[position] for position in np.flatnonzero(~done).tolist()}
+    return Scored(scores, card, failed)
 
 
 def _saves_work(dataset: Dataset, batch_size: int) -> bool:
@@ -261,6 +297,7 @@ def _last(
 
     def features(image: np.ndarray) -> Features:
         if not kept or not np.array_equal(kept[0][0], image):
+            kept.clear()  # first, so that memory has to hold those of one image only
             kept[:] = [(image, parallel.replicate(extract(image)))]
         return kept[0][1]
 

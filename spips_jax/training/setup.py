@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from spips_jax import backbones, data, losses, spips, weights
-from spips_jax.agreement import OPINIONS
+from spips_jax.agreement import OPINIONS, AgreementError
 from spips_jax.data.splits import parse_names
+from spips_jax.evaluation.statistics import agreements
 from spips_jax.loading import MODELS
 from spips_jax.messages import hint
 from spips_jax.spips import Spips
@@ -27,6 +29,10 @@ RANDOM = "random"
 
 BACKBONE = f"{weights.BACKBONE}/"
 """Prefix of the paths of the backbone's parameters."""
+
+NAMED = 1000
+"""References of a set that a card names at most. Sets of more, as BAPPS, are patches
+that are each a reference of its own: the splits and the fold tell which were used."""
 
 OpenSet = Callable[[Any], data.Dataset]
 
@@ -46,14 +52,23 @@ class Sets:
     validation: dict[str, data.Dataset]
 
     def card(self) -> dict[str, Any]:
-        """What each set holds and over what its opinions compare, for JSON."""
+        """What each set holds and over what its opinions compare, for JSON.
+
+        With the ids of its references, unless they are more than `NAMED`.
+        """
 
         def described(dataset: data.Dataset) -> dict[str, Any]:
+            references = dataset.references
             return {
                 "set": dataset.name,
                 "comparable": dataset.comparable,
                 "examples": len(dataset),
-                "references": len(dataset.references),
+                "references": len(references),
+                **(
+                    {"reference_ids": list(references)}
+                    if len(references) <= NAMED
+                    else {}
+                ),
             }
 
         return {
@@ -154,8 +169,21 @@ def build_sets(config: ConfigDict, open_one: OpenSet) -> Sets:
             _, dataset = dataset.fold(config.data.fold)
         if not len(dataset):
             raise TrainingError(f"data.validation.{label} has no examples")
+        _check_validation(label, dataset)
         validation[label] = dataset
     return Sets(training, objectives, validation)
+
+
+def _check_validation(label: str, dataset: data.Dataset) -> None:
+    """Raises `TrainingError` for opinions that no score can be compared with."""
+    shape = len(dataset), len(dataset.kind.compared)
+    try:
+        # Whether a statistic is defined depends on the opinions alone.
+        agreements(dataset, np.arange(np.prod(shape)).reshape(shape))
+    except AgreementError as error:
+        raise TrainingError(
+            f"data.validation.{label}: {dataset.name} measures no agreement: {error}"
+        ) from None
 
 
 def build_objective(label: str, dataset: data.Dataset, one: Any) -> Objective:

@@ -135,7 +135,7 @@ def test_a_process_ends_with_the_commands_code(code):
         "import atexit, sys; from spips_jax import commands;"
         f"commands.main = lambda words: print(words) or {code};"
         "atexit.register(print, 'cleaned');"
-        "commands.program(['convert'])"
+        "commands.program('convert')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "alexnet"], capture_output=True, text=True

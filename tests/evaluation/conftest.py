@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from spips_jax import data, evaluation
+from spips_jax.evaluation import figures
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,13 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("bapps", "bapps_jnd"):
         data.prepare(name, data_dir=root, manual_dir=root / "manual", partial=True)
     return root
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scatter plots and bars, which other tests draw, are not drawn."""
+    for name in ("write_scatter", "write_bars"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
 
 
 @pytest.fixture

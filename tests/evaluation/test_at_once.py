@@ -130,7 +130,8 @@ def test_calibrations_at_once(
     def store(examples: int) -> None:
         fitted = other(metric.calibration, examples)
         begin.wait(10)
-        run._store(config, candidate, metric.replace(calibration=fitted))
+        calibrated = metric.replace(calibration=fitted)
+        run._store(config, candidate, calibrated, seen_examples=None)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(store, (101, 102)))
@@ -149,7 +150,7 @@ def test_another_model_in_the_file_meanwhile_is_kept(
     retrained(candidate.metric).save(model)
     before = model.read_bytes()
     with pytest.raises(evaluation.EvaluationError, match="changed into another model"):
-        run._store(config, candidate, candidate.metric)
+        run._store(config, candidate, candidate.metric, seen_examples=None)
     assert model.read_bytes() == before
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from spips_jax import data, evaluation
+from spips_jax import agreement, data, evaluation
 from spips_jax.data.dataset import Dataset
+from spips_jax.evaluation import figures, report
 from spips_jax.evaluation.results import disagreements, results_of
+from spips_jax.evaluation.statistics import agreements
 from spips_jax.weights import WeightsError
 
 PAIRS = "pair_list/tiny"
@@ -60,13 +63,77 @@ def test_one_reference(sets: Path) -> None:
     assert len([note for note in found["notes"] if "two at least" in note]) == 1
 
 
-def test_two_examples(sets: Path) -> None:
-    """Enough for a correlation, too few for a fit."""
-    dataset = data.load(PAIRS, data_dir=sets).select([0, 3])
-    found = said(dataset, good=falling(dataset))
-    assert abs(found["models"]["good"]["srcc"]["value"]) == pytest.approx(1)
-    assert found["models"]["good"]["plcc_5"] is None
-    assert any("needed at least" in note for note in found["notes"])
+EQUAL = {"mos": 3.0, "level": 2, "same": 0.5}
+"""Opinions that are all equal, by their name; of choices they decide as any others."""
+
+
+def undefined(dataset: Dataset, how: str) -> Dataset:
+    """A set that no metric can be measured on."""
+    if how == "equal":
+        column = np.full_like(dataset.index[dataset.opinion], EQUAL[dataset.opinion])
+        return replace(dataset, index={**dataset.index, dataset.opinion: column})
+    return dataset.select([0, 3]) if how == "two" else dataset.select([0])
+
+
+def missing(one: dict) -> set[str]:
+    """The statistics of a metric that are null."""
+    return {name for name, value in one.items() if value is None}
+
+
+@pytest.mark.parametrize("how", ["equal", "two", "one"])
+@pytest.mark.parametrize(
+    ("name", "nothing"),
+    [
+        (PAIRS, {"srcc", "plcc", "krcc", "srcc_within", "plcc_4", "plcc_5"}),
+        ("pair_list/points", {"srcc", "plcc", "krcc", "srcc_within", "plcc_4"}),
+        ("synthetic/scenes", {"srcc", "plcc", "krcc", "krcc_within"}),
+        ("bapps_jnd", {"map"}),
+    ],
+)
+def test_what_is_not_defined_is_null_and_has_a_note(
+    sets: Path, name: str, nothing: set[str], how: str
+) -> None:
+    """Of every kind: no 0, no 1, no RMSE of 0; and no difference of two metrics."""
+    dataset = undefined(data.load(name, data_dir=sets), how)
+    scores = np.arange(len(dataset), dtype=np.float32)[:, None]
+    if name == "bapps_jnd" and how == "two":
+        return  # one share of 0.2 and one of 0.6: the nearer pair can be found
+    found = said(dataset, up=scores, down=-scores)
+    for one in found["models"].values():
+        assert missing(one) >= nothing
+        assert "rmse" not in one
+    assert found["differences"] == []
+    for statistic in nothing:
+        known = [n for n in found["notes"] if statistic in n or "fit of" in n]
+        assert known, statistic
+    with pytest.raises(agreement.AgreementError):  # what training's validation sees
+        agreements(dataset, scores)
+
+
+def test_parts_that_define_nothing_are_told_and_not_averaged(
+    sets: Path, tmp_path: Path
+) -> None:
+    """One part of three has two examples, one equal opinions: the mean is of one."""
+    dataset = data.load(PAIRS, data_dir=sets)
+    level = np.repeat([1, 2, 3], [2, 6, 13]).astype(np.int32)
+    mos = np.where(level == 2, 4, dataset.index["mos"]).astype(np.float32)
+    dataset = replace(dataset, index={**dataset.index, "level": level, "mos": mos})
+    rng = np.random.default_rng(0)
+    noisy = (mos + rng.normal(size=len(mos)))[:, None]
+    found = said(dataset, good=falling(dataset), noisy=noisy)
+    parts = found["models"]["noisy"]["parts"]["level"]
+    assert [parts[part]["value"] is None for part in "123"] == [True, True, False]
+    told = {
+        "set": {"name": PAIRS}, "selected": 21, "published": None, "failed": {},
+        "seen": {}, "scores": {}, **found,
+    }  # fmt: skip
+    text = "\n".join(report._parts(told, "level"))
+    assert "| 1 | 2 | n/a | n/a |" in text
+    assert "| 2 | 6 | n/a | n/a |" in text
+    assert f"| mean over 1 of the 3 |  | 1.000 | {parts['3']['value']:.3f} |" in text
+    assert "\nn/a: too few examples" in text
+    figures.write_bars(tmp_path / "bars.png", told, column="level", title="by level")
+    assert (tmp_path / "bars.png").stat().st_size > 0
 
 
 def test_equal_scores_share_their_rank(sets: Path) -> None:

@@ -38,7 +38,7 @@ def test_scores_are_the_metrics_own(
     """By one reference or not, in a padded batch: as if called on each pair."""
     metric = random_metric("alexnet")
     dataset = data.load(name, data_dir=sets)
-    scores, _ = scores_of(
+    scores, *_ = scores_of(
         Candidate(label="spips", metric=metric),
         dataset,
         file=tmp_path / "spips.csv",
@@ -66,7 +66,7 @@ def test_a_reference_that_is_not_one(
         dataset,
         index={**dataset.index, "reference_id": np.full(len(dataset), "one")},
     )
-    scores, _ = scores_of(
+    scores, *_ = scores_of(
         Candidate(label="spips", metric=metric), one, file=tmp_path / "spips.csv",
         batch_size=14, num_threads=1,
     )  # fmt: skip
@@ -226,6 +226,20 @@ def test_a_card_tells_what_was_learned() -> None:
     )
     assert trained["weights"] != uniform["weights"]
     assert uniform["name"] == "spips-lite-untrained"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"classical": ("psnr",)}, {"streams": ("semantic",)}, {"monotone": False}],
+)
+def test_a_card_tells_what_is_computed(option: dict[str, Any]) -> None:
+    """Of the same name and weights: other maps, streams or another head."""
+    metric = spips_jax.load("spips-lite", trained=False)
+    other = metric.replace(module=metric.module.clone(**option))
+    cards = [
+        json.dumps(Candidate(label="x", metric=one).card) for one in (metric, other)
+    ]
+    assert cards[0] != cards[1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from spips_jax.data.sets import BUILDERS
 from spips_jax.kinds import PAIRS, RANKS, Kind
 from spips_jax.training import config as config_lib
 from spips_jax.training import setup
+from spips_jax.training.config import TrainingError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 
@@ -97,6 +99,33 @@ def test_it_makes_a_run(config: ConfigDict) -> None:
                 assert not shared
     with data.train_batches(sources, batch_size=config.batch_size, seed=0):
         pass  # groups that a batch cannot hold raise
+
+
+@pytest.mark.parametrize("comparable", ["set", "reference"])
+@pytest.mark.parametrize("how", ["equal", "few"])
+def test_a_validation_that_measures_nothing_is_refused(
+    how: str, comparable: str
+) -> None:
+    """Before any training, which would end at the first validation."""
+    path = next(path for path in CONFIGS if path.stem == "tid2013")
+    config = runpy.run_path(str(path))["get_config"]()
+    (label,) = config.data.validation
+
+    def open_one(one: ConfigDict) -> data.Dataset:
+        dataset = replace(empty_of(config, one), comparable=comparable)
+        if one is not config.data.validation[label]:
+            return dataset
+        if how == "few":
+            return dataset.select([0, 100])
+        return replace(dataset, index={**dataset.index, "mos": np.full(300, 4.0)})
+
+    config.data.validation[label].part = "all"
+    with pytest.raises(
+        TrainingError,
+        match=rf"^data.validation.{label}: tid2013 measures no agreement: .*"
+        r"(all opinions are equal|3 are needed|opinions differ)",
+    ):
+        setup.build_sets(config, open_one)
 
 
 def test_its_docstring_says_what_came_of_it(module: dict[str, Any]) -> None:
