@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from spips_jax import classical as classical_maps
+from spips_jax.classical.filters import mean
 from spips_jax.facts import facts
 from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
@@ -188,7 +189,7 @@ class Spips(nn.Module):
         for name in self.classical:
             map_ = classical_maps.MAPS[name]
             error = map_.error(*images)
-            classical[name] = map_.quality(error.mean((-2, -1)))
+            classical[name] = map_.quality(mean(error))
             classical_images[name] = map_.quality(error)
         pooled = Pooled(deep=deep, classical=classical, facts=facts(*images))
         return pooled, deep_maps, classical_images

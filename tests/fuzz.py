@@ -171,12 +171,16 @@ def odd_name(rng: random.Random) -> bytes:
 
 HEADERS: list[list[str]] = [
     ["reference", "distorted"],
+    ["reference", "distorted", "dmos"],
     ["distorted", "reference", "mos"],
     ["Reference", "distorted"],
     ["reference"],
     ["reference", "reference"],
     [],
 ]
+
+
+CELLS = ("", "nowhere.png", "1", "2.5", "nan", "1e999", "../a.png", "\0", "x" * 300)
 
 
 def odd_list(rng: random.Random, names: list[str]) -> bytes:
@@ -187,7 +191,14 @@ def odd_list(rng: random.Random, names: list[str]) -> bytes:
     header = rng.choice(HEADERS)
     lines = [separator.join(header)]
     for _ in range(rng.randint(0, 4)):
-        cells = [rng.choice((*names, "", "nowhere.png")) for _ in header]
+        cells = [
+            rng.choice(CELLS)
+            if rng.random() < 0.1
+            else f"{rng.uniform(0, 5):.3g}"
+            if column.endswith("mos")
+            else rng.choice(names)
+            for column in header
+        ]
         cells += ["more"] * (rng.random() < 0.1)
         lines.append(separator.join(f"{quote}{cell}{quote}" for cell in cells))
     text = ending.join(lines) + rng.choice(("", ending))
@@ -316,7 +327,7 @@ def names(rng: random.Random, folder: Path, sound: dict[str, bytes]) -> Counter[
 
 
 def lists(rng: random.Random, folder: Path, sound: dict[str, bytes]) -> Counter[str]:
-    """Pair lists, and files to check."""
+    """Pair lists, to score and to make a set of, and files to check."""
     there = ["a.png", 'b "b".png', "c,é.png"]
     for name in there:
         (folder / name).write_bytes(sound["PNG RGB 0"])
@@ -330,6 +341,11 @@ def lists(rng: random.Random, folder: Path, sound: dict[str, bytes]) -> Counter[
         row = {"reference": "a.png", "distorted": "a.png", "model": "psnr"}
         line = json.dumps({**row, "score": 100.0}).encode()
         (folder / "scores.jsonl").write_bytes(damaged(rng, line, [line]))
+        if number % 5 == 0:
+            words = ["--csv", str(path), "--name", "mine"]
+            words += ["--data_dir", str(folder.with_suffix(".sets")), "--overwrite"]
+            code, _, _ = call(["data", "prepare", "pair_list", *words], folder)
+            ends[f"set, code {code}"] += 1
         code, _, _ = call(["check", str(folder / "scores.jsonl")], folder)
         ends[f"check, code {code}"] += 1
     return ends
@@ -377,6 +393,7 @@ def one(seed: int, number: int, sound: dict[str, bytes], ends: Counter[str]) -> 
         raise FuzzError(f"seed {seed}, call {number}, {kind}: {error!r}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.with_suffix(".sets"), ignore_errors=True)
 
 
 def main() -> int:

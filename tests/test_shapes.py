@@ -11,7 +11,8 @@ import sys
 
 SET_UP = """
 import typing
-import beartype, dm_pix, flax.linen, flax.struct, jax, safetensors.numpy, scipy.stats
+import beartype, dm_pix, flax.linen, flax.nnx, flax.struct, jax, safetensors.numpy
+import scipy.stats
 from jaxtyping import TypeCheckError, install_import_hook
 typing.TYPE_CHECKING = True  # of what is imported from here on
 CHECKED = ("losses", "classical", "streams", "facts")

@@ -13,11 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax.classical.filters import (
+    FILTER_SIGMA,
     FILTER_SIZE,
+    blur,
     double,
-    gaussian_filter,
-    halve,
+    gaussian_window,
+    halve_planes,
+    mean,
     of_pairs,
+    to_planes,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +70,7 @@ def ssim(
     Wang et al., "Image quality assessment: from error visibility to structural
     similarity", 2004, eq. 13, averaged over all windows that lie inside the image.
     """
-    return _mean_inside(_ssim_map(reference, distorted)).mean(-1)
+    return _mean_inside(_ssim_map(*map(to_planes, (reference, distorted)))).mean(-1)
 
 
 @of_pairs(min_size=FILTER_SIZE)
@@ -80,13 +84,13 @@ def ms_ssim(
     count as 0, as in the field's implementations. Uses as many of the five scales as
     leave the window inside the image; their powers are scaled to sum to 1.
     """
-    terms = _scale_maps(reference, distorted)
+    terms = _scale_maps(*map(to_planes, (reference, distorted)))
     product = jnp.ones((), jnp.float32)
     for term, power in zip(terms, _powers(len(terms)), strict=True):
-        mean = _mean_inside(term)
+        inside = _mean_inside(term)
         # The power's slope at 0 is infinite; keep it out of the gradient.
-        positive = jnp.where(mean > 0, mean, 1.0)
-        product = product * jnp.where(mean > 0, positive**power, 0.0)
+        positive = jnp.where(inside > 0, inside, 1.0)
+        product = product * jnp.where(inside > 0, positive**power, 0.0)
     return product.mean(-1)
 
 
@@ -108,43 +112,47 @@ def psnr_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
 
 def ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """`(1 - SSIM) / 2`, `(..., H, W)` in [0, 1], higher is worse."""
-    return jnp.maximum((1.0 - _ssim_map(reference, distorted).mean(-1)) / 2, 0.0)
+    similar = _ssim_map(*map(to_planes, (reference, distorted))).mean(-3)
+    return jnp.maximum((1.0 - similar) / 2, 0.0)
 
 
 def _ssim_map(
     reference: jax.Array, distorted: jax.Array, *, k1: float = 0.01, k2: float = 0.03
 ) -> jax.Array:
-    """SSIM per pixel and channel, `(..., H, W, 3)`."""
-    shape = reference.shape  # dm-pix takes one leading dimension at most
+    """SSIM at each position of planes `(..., H, W)`, in their shape."""
+
+    def filtered(images: jax.Array) -> jax.Array:
+        return blur(images[..., 0], window)[..., None]
+
+    window = gaussian_window(FILTER_SIZE, FILTER_SIGMA)
+    shape = reference.shape
     value = dm_pix.ssim(
-        reference.reshape(-1, *shape[-3:]),
-        distorted.reshape(-1, *shape[-3:]),
+        *(planes.reshape(-1, *shape[-2:], 1) for planes in (reference, distorted)),
         k1=k1,
         k2=k2,
         return_map=True,
-        filter_fn=gaussian_filter,
+        filter_fn=filtered,
     )
     return value.reshape(shape)
 
 
 def _contrast_structure_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """The product of SSIM's contrast and structure terms, `(..., H, W, 3)`."""
+    """The product of SSIM's contrast and structure terms, of planes `(..., H, W)`."""
     # This k1 swallows the luminances: that term becomes exactly 1 in float32. XLA
     # computes the filters once where the SSIM map of the same images is wanted too.
     return _ssim_map(reference, distorted, k1=1e4)
 
 
 def _scale_maps(reference: jax.Array, distorted: jax.Array) -> list[jax.Array]:
-    """Wang 2003's terms per pixel, fine to coarse: cs of each scale, SSIM of the last.
+    """Wang 2003's terms of planes, fine to coarse: cs of each scale, SSIM of the last.
 
-    Each is `(..., h, w, 3)` with half the height and width of the one before, rounded
-    up.
+    Each is `(..., h, w)` with half the height and width of the one before, rounded up.
     """
-    scales = num_scales(*reference.shape[-3:-1])
+    scales = num_scales(*reference.shape[-2:])
     terms = []
     for _ in range(scales - 1):
         terms.append(_contrast_structure_map(reference, distorted))
-        reference, distorted = halve(reference), halve(distorted)
+        reference, distorted = halve_planes(reference), halve_planes(distorted)
     return [*terms, _ssim_map(reference, distorted)]
 
 
@@ -164,18 +172,17 @@ def _powers(scales: int) -> np.ndarray:
 def ms_ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """`1 - prod_j cs_j^b_j * l_M^b_M`, `(..., H, W)` in [0, 1], higher is worse."""
     # Collapsed coarse to fine, as a sum of logarithms.
-    terms = _scale_maps(reference, distorted)
+    terms = _scale_maps(*map(to_planes, (reference, distorted)))
     logs = [
         float(power) * jnp.log(jnp.clip(term, CONTRAST_FLOOR, 1.0))
         for term, power in zip(terms, _powers(len(terms)), strict=True)
     ]
     total = logs[-1]
     for finer in reversed(logs[:-1]):
-        total = finer + double(total, *finer.shape[-3:-1])
-    return -jnp.expm1(total).mean(-1)  # 1 - exp(total), never below 0
+        total = finer + double(total, *finer.shape[-2:])
+    return -jnp.expm1(total).mean(-3)  # 1 - exp(total), never below 0
 
 
 def _mean_inside(maps: jax.Array) -> jax.Array:
-    """Mean over the windows inside the image: `(..., H, W, C)` to `(..., C)`."""
-    edge = FILTER_SIZE // 2
-    return maps[..., edge:-edge, edge:-edge, :].mean((-3, -2))
+    """Mean over the windows inside the image: planes `(..., H, W)` to `(...)`."""
+    return mean(maps, edge=FILTER_SIZE // 2)
