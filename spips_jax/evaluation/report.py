@@ -203,14 +203,13 @@ def _unseen(
     one: Mapping[str, Any], models: Mapping[str, Any], confidence: str
 ) -> list[str]:
     """The agreement on what no metric has seen in training."""
-    if any(called(one, label) != label for label in one["models"]):
-        lines = [
-            f"**{SEEN} was trained on some of these examples or photographs: its"
-            " numbers, and where it is ahead, do not tell how it does on new ones.**",
-            "",
-        ]
-    else:
+    if all(called(one, label) == label for label in one["models"]):
         return []
+    lines = [
+        f"**{SEEN} was trained on some of these examples or photographs: its numbers,"
+        " and where it is ahead, do not tell how it does on new ones.**",
+        "",
+    ]
     if "unseen" not in one:
         return lines
     rest = one["unseen"]
