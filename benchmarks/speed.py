@@ -187,7 +187,7 @@ def ssim(options: argparse.Namespace) -> Iterator[Row]:
     reference, distorted = jnp.asarray(images)
     x, y = to_torch(images).contiguous().split(1)  # faster for it than NHWC
     window = _fspecial_gauss_1d(11, 1.5).repeat([3, 1, 1, 1])
-    ssim_map = jax.jit(structural._ssim_map)
+    ssim_map = jax.jit(structural.ssim_quality_map)
 
     def theirs() -> None:
         with torch.inference_mode():  # computes a map; its means cost next to nothing

@@ -135,6 +135,15 @@ def mean(
     return planes
 
 
+def mean_of_channels(
+    planes: Float[Array, "*batch c h w"],
+) -> Float[Array, "*batch h w"]:
+    """The mean of `(..., C, H, W)` over its channels, `(..., H, W)`."""
+    # Not as a sum over an axis, for the reason that `mean` has.
+    channels = [planes[..., k, :, :] for k in range(planes.shape[-3])]
+    return reduce(jnp.add, channels) / len(channels)
+
+
 def gaussian_window(size: int, sigma: float) -> tuple[float, ...]:
     """Weights of a Gaussian, which sum to 1; `sigma` in pixels.
 

@@ -20,6 +20,7 @@ from spips_jax.classical.filters import (
     gaussian_window,
     halve_planes,
     mean,
+    mean_of_channels,
     of_pairs,
     to_planes,
 )
@@ -112,7 +113,7 @@ def psnr_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
 
 def ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """`(1 - SSIM) / 2`, `(..., H, W)` in [0, 1], higher is worse."""
-    similar = _ssim_map(*map(to_planes, (reference, distorted))).mean(-3)
+    similar = mean_of_channels(_ssim_map(*map(to_planes, (reference, distorted))))
     return jnp.maximum((1.0 - similar) / 2, 0.0)
 
 
