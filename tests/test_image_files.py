@@ -317,9 +317,23 @@ def sgi_of_16_bits() -> bytes:
     return file.getvalue()
 
 
+def avif(transfer: int) -> bytes:
+    """One of 10 bits, of a transfer function by its number in ITU-T H.273."""
+    return imagecodecs.avif_encode(
+        ramp(10, 3),
+        level=90,
+        bitspersample=10,
+        primaries=9,
+        transfer=transfer,
+        matrix=9,
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (avif(16), "dynamic range"),
+        (avif(18), "dynamic range"),
         (sgi_of_16_bits(), "has 16 bits"),
         (icon_of_16_bits(), "has 16 bits"),
         (dds(masks=(0x3FF00000, 0xFFC00, 0x3FF)), "has 10 bits"),
