@@ -26,9 +26,9 @@ DEVICES = {"1": 1, "8": 8, TWO_PROCESSES: 2}
 """Devices of each process, by layout."""
 
 RUNS = {
-    "1": ("pooled", "mixed", "images"),
-    "8": ("pooled", "mixed"),
-    TWO_PROCESSES: ("pooled", "mixed", "images"),
+    "1": ("mixed", "images"),
+    "8": ("mixed",),
+    TWO_PROCESSES: ("mixed", "images"),
 }
 """What is trained in each layout. Two processes of two devices are four devices."""
 
@@ -45,7 +45,7 @@ for name, config in json.loads(Path(sys.argv[1]).read_text()).items():
 
 @pytest.fixture(scope="module")
 def configs(tiny: Callable[..., ConfigDict]) -> dict[str, ConfigDict]:
-    """Pooled features; cropped images and a tuned backbone; two sets, accumulated."""
+    """Cropped images and a tuned backbone; two sets of pooled features, accumulated."""
     scenes = training.held("synthetic/scenes", part="held_out")
     losses = {"plcc": 1.0, "rank": 1.0, "l1": 1.0}
     pooled = training.source("synthetic/scenes", losses, part="training")
@@ -54,16 +54,6 @@ def configs(tiny: Callable[..., ConfigDict]) -> dict[str, ConfigDict]:
     )
     choices = training.source("bapps", {"ranker": 1.0}, split="train_cnn")
     return {
-        "pooled": tiny(
-            {"scenes": pooled},
-            {"scenes": scenes},
-            {
-                "num_steps": 8,
-                "batch_size": 16,
-                "optim.average": 0.0,
-                "validate.every": 4,
-            },
-        ),
         "images": tiny(
             {"scenes": cropped},
             {"scenes": scenes},
