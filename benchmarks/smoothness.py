@@ -46,6 +46,14 @@ def middle(path: Path) -> np.ndarray | None:
     return image[top : top + HEIGHT, left : left + WIDTH]
 
 
+def middles(folder: Path, *, every: int = 1) -> list[np.ndarray]:
+    """The middles of a folder's photographs that are large enough; says how many."""
+    found = [middle(path) for path in sorted(folder.glob("*.png"))[::every]]
+    photographs = [image for image in found if image is not None]
+    print(f"{len(photographs)} of {len(found)} photographs are large enough\n")
+    return photographs
+
+
 def crops(image: np.ndarray) -> dict[str, list[np.ndarray]]:
     """By name, what is left of an image."""
     rows, columns = round(0.05 * HEIGHT), round(0.05 * WIDTH)
@@ -98,9 +106,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=MODELS)
     args = parser.parse_args()
     cache_compilations()
-    found = [middle(path) for path in sorted(args.photographs.glob("*.png"))]
-    photographs = [image for image in found if image is not None]
-    print(f"{len(photographs)} of {len(found)} photographs are large enough\n")
+    photographs = middles(args.photographs)
     print("| metric | 1 row | 5 rows | 5 % | halved: median | middle half |")
     print("|---|---|---|---|---|---|")
     for name in args.model:

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from smoothness import middle
+from smoothness import middles
 
 import spips_jax
 from spips_jax.cache import cache_compilations
@@ -57,10 +57,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=MODELS)
     args = parser.parse_args()
     cache_compilations()
-    paths = sorted(args.photographs.glob("*.png"))[:: args.every]
-    found = [middle(path) for path in paths]
-    photographs = [image for image in found if image is not None]
-    print(f"{len(photographs)} of {len(found)} photographs are large enough\n")
+    photographs = middles(args.photographs, every=args.every)
     print("| metric | median | 95 % below | largest | kinds with the largest median |")
     print("|---|---|---|---|---|")
     for name in args.model:

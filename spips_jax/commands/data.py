@@ -141,8 +141,7 @@ def _list(args: argparse.Namespace) -> int:
             return "?", "?", "damaged"
         if found.partial:
             partial.append(f"{name} is prepared in part: {found.partial}")
-        whole = found.partial.partition(";")[0]
-        return f"{found.examples:,}", f"{found.references:,}", whole
+        return f"{found.examples:,}", f"{found.references:,}", found.count
 
     table = Table(
         "set", "examples", "references", "score", "scores compare", "prepared",

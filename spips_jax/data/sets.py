@@ -360,14 +360,24 @@ def load(
     name = canonical(name)
     root = _root(data_dir)
     dataset = open_folder(_prepared(name, root), name=name, split=split)
-    counts = _counts(name)
-    splits = set(split.split("+")) if split else {*dataset.index["split"], *counts}
-    known = splits <= counts.keys()
     return replace(
         dataset,
-        published=sum(counts[one] for one in splits) if known else None,
+        published=_published(name, split, dataset.index["split"]),
         _data_dir=root,
     )
+
+
+def _published(name: str, split: str, there: Iterable[str]) -> int | None:
+    """How many examples splits have, as published; None if that is not known.
+
+    Args:
+      name: the set's canonical name.
+      split: which, as of `load`.
+      there: the splits that there are, which "" means beside those published.
+    """
+    counts = _counts(name)
+    splits = set(split.split("+")) if split else {*there, *counts}
+    return sum(counts[one] for one in splits) if splits <= counts.keys() else None
 
 
 def _counts(name: str) -> Mapping[str, int]:
@@ -409,19 +419,20 @@ class Description:
     left_out: tuple[str, ...]
 
     @property
+    def count(self) -> str:
+        """How many examples are there, of how many; "" if none is known to lack."""
+        if self.published and self.counted != self.published:
+            return f"{self.counted:,} of {self.published:,}"
+        every = self.examples + len(self.left_out)
+        return f"{self.examples:,} of {every:,}" if self.left_out else ""
+
+    @property
     def partial(self) -> str:
         """What of the set is there, in words; "" if nothing is known to be missing."""
-        parts = []
-        if self.published and self.counted != self.published:
-            parts.append(f"{self.counted:,} of {self.published:,}")
-        elif self.left_out:
-            every = self.examples + len(self.left_out)
-            parts.append(f"{self.examples:,} of {every:,}")
-        if self.left_out:
-            parts.append(
-                f"left out, as their images were bad: {some_of(self.left_out)}"
-            )
-        return "; ".join(parts)
+        if not self.left_out:
+            return self.count
+        named = some_of(self.left_out)
+        return f"{self.count}; left out, as their images were bad: {named}"
 
 
 def describe(

@@ -364,7 +364,7 @@ def _results(
                 "version": str(_builder(whole).VERSION),
             },
             "selected": len(whole),
-            "published": _published(whole, one.split),
+            "published": whole.published,
             **numbers(dataset, scores),
             "failed": {
                 label: {str(whole.index["id"][row]): why for row, why in of.items()}
@@ -395,16 +395,6 @@ def _results(
         },
         "sets": found,
     }
-
-
-def _published(dataset: Dataset, split: str) -> int | None:
-    """How many examples the official set has in these splits; None if not known."""
-    card = getattr(_builder(dataset), "CARD", None)
-    counts = card.counts if card else {}
-    wanted = set(split.split("+")) if split else {*counts, *dataset.index["split"]}
-    if not wanted or not wanted <= counts.keys():
-        return None
-    return sum(counts[one][0] for one in wanted)
 
 
 def _seen(

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import spips_jax
 from spips_jax import data, evaluation, kinds, loading, model_file, weights
 from spips_jax.baselines import BASELINES
+from spips_jax.data import sets
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.splits import KODAK, assign_folds
 from spips_jax.evaluation import run
@@ -343,7 +344,8 @@ def test_a_calibration_is_told_by_the_cards(
 )
 def test_what_a_set_has_as_published(name: str, split: str, published: int) -> None:
     whole = "val_cnn" if name == "bapps" else "full"
-    assert run._published(dataset_of(name, NAMES, split=whole), split) == published
+    there = dataset_of(name, NAMES, split=whole).index["split"]
+    assert sets._published(name, split, there) == published
 
 
 def test_a_part_of_a_set_says_so(
