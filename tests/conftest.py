@@ -127,12 +127,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spips_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps what runs cache in `home`, and JAX's setting as it was."""
+def spips_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what runs cache in `home`."""
     monkeypatch.setenv("SPIPS_HOME", str(home))
-    before = jax.config.values["jax_compilation_cache_dir"]
+
+
+_CACHE_OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture(autouse=True)
+def _cache_options() -> Iterator[None]:
+    """JAX's options that commands set are after a test as they were."""
+    before = {option: jax.config.values[option] for option in _CACHE_OPTIONS}
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    for option, value in before.items():
+        jax.config.update(option, value)
 
 
 @pytest.fixture(scope="session")

@@ -209,5 +209,9 @@ def _parser() -> Parser:
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    text = printable(one_line(Warning(message)))
-    print(f"warning: {text}", file=sys.stderr)
+    text = one_line(Warning(message))
+    if "jax" in sys.modules:
+        from spips_jax.cache import after_unreadable
+
+        text = after_unreadable(text)
+    print(f"warning: {printable(text)}", file=sys.stderr)

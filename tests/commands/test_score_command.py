@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,8 +28,7 @@ def home(tmp_path, monkeypatch, random_weights):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    yield home
-    jax.config.update("jax_compilation_cache_dir", None)  # which the command sets
+    return home
 
 
 UNTRAINED = ("--model", "spips-alexnet", "--untrained")

@@ -28,8 +28,7 @@ def work(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    yield work
-    jax.config.update("jax_compilation_cache_dir", None)  # which the command sets
+    return work
 
 
 def save(path: str | Path, *, seed: int = 0, side: int = 40, **options: object) -> str:
