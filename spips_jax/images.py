@@ -216,10 +216,14 @@ def to_unit_range(
 ) -> jax.Array:
     """Returns images `(..., H, W, 3)` as float32, `value_range` mapped to [0, 1]."""
     low, high = (0.0, 255.0) if images.dtype == jnp.uint8 else value_range
-    images = jnp.asarray(images, jnp.float32)
     if (low, high) == (0.0, 1.0):
-        return images
-    return (images - low) / (high - low)
+        return jnp.asarray(images, jnp.float32)
+    return _to_unit_range(images, low, high - low)
+
+
+@jax.jit  # one program in place of three
+def _to_unit_range(images: Images, low: float, width: float) -> jax.Array:
+    return (jnp.asarray(images, jnp.float32) - low) / width
 
 
 def imagenet_normalize(images: jax.Array) -> jax.Array:

@@ -181,7 +181,8 @@ def read_model(
     return Model(
         name=metadata["name"],
         module=module,
-        params=jax.tree.map(jnp.asarray, params),
+        # Not by `jnp.asarray`, which compiles a program for each shape.
+        params=jax.device_put(params),
         calibration=_calibration(path, metadata),
         card=_card(flat, metadata),
     )
@@ -341,8 +342,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]
 def _shapes(module: Spips, *, with_backbone: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters, without computing anything."""
     image = jax.ShapeDtypeStruct((module.min_size, module.min_size, 3), jnp.float32)
-    init = partial(module.init, jax.random.key(0))
-    params = jax.eval_shape(init, image, image)["params"]
+    init = partial(module.init, method="touch")
+    key = jax.eval_shape(partial(jax.random.key, 0))
+    params = jax.eval_shape(init, key, image)["params"]
     return {
         name: shape
         for name, shape in weights.flat_shapes(params).items()

@@ -12,7 +12,6 @@ image at a time, and `compare(reference, distorted) -> Comparison` sees two Feat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -252,24 +251,37 @@ class Spips(nn.Module):
         """Compares images of one shape, in [0, 1]; what `init` runs."""
         return self.compare(self.extract(reference), self.extract(distorted))
 
+    def touch(self, image: jax.Array) -> None:
+        """Meets every parameter once; what `init` runs where it must be quick.
+
+        The classical maps have no parameters, and take longest to trace.
+        """
+        deep = {
+            _input(tap, statistic): jnp.zeros(x.shape[-1:])
+            for tap, x in self.extract(image).taps.items()
+            for statistic in STATISTICS
+        }
+        classical = {name: jnp.zeros(()) for name in self.classical}
+        self.score_pooled(Pooled(deep=deep, classical=classical, facts=jnp.zeros(3)))
+
 
 def initialize(module: Spips, *, key: jax.Array | None = None) -> dict[str, Any]:
-    """Initial parameters of all but the backbone, which is never run for it.
+    """Initial parameters of all but the backbone, which is not run for it.
 
     Args:
       module: the network.
       key: for the random ones, which do not show in the score before training; by
         default `jax.random.key(0)`.
     """
-    key = jax.random.key(0) if key is None else key
-    size = module.min_size
-    image = jnp.zeros((size, size, 3), jnp.float32)
-    features, _ = jax.eval_shape(
-        partial(module.init_with_output, method="extract"), key, image
-    )
-    features = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
-    init = jax.jit(partial(module.init, method="compare"))
-    return init(key, features, features)["params"]
+
+    @jax.jit
+    def init(key: jax.Array) -> dict[str, Any]:
+        image = jnp.zeros((module.min_size, module.min_size, 3), jnp.float32)
+        params = dict(module.init(key, image, method="touch")["params"])
+        del params["backbone"]  # so its part of the program goes, too
+        return params
+
+    return init(jax.random.key(0) if key is None else key)
 
 
 def _input(tap: str, statistic: str) -> str:

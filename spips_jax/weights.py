@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -269,7 +268,8 @@ def read_network(
     """
     path = path or weights_path(network)
     check_process()
-    return jax.tree.map(jnp.asarray, read_weights(path, network=network))
+    # Not by `jnp.asarray`, which compiles a program for each shape.
+    return jax.device_put(read_weights(path, network=network))
 
 
 def command_for(network: str, *, given: bool = False) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -139,6 +141,20 @@ def test_the_options_of_the_network_come_back(random_metric, random_weights, tmp
     loaded = spips_jax.load(path).module
     assert {name: getattr(loaded, name) for name in options} == options
     assert set(options) == set(model_file.OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"streams": ("semantic",)}, {"monotone": False, "statistics": ("texture",)}],
+    ids=["default", "one stream", "free head"],
+)
+def test_touching_meets_every_parameter(options):
+    """Those that a comparison of two images meets."""
+    module = Spips(backbone=backbones.build("alexnet"), **options)
+    image = jnp.zeros((module.min_size, module.min_size, 3))
+    init = partial(module.init, jax.random.key(0))
+    touched = jax.eval_shape(partial(init, method="touch"), image)
+    assert touched == jax.eval_shape(init, image, image)
 
 
 def of_version(version, path, tensors, metadata) -> Path:

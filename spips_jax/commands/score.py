@@ -122,10 +122,10 @@ def run(args: argparse.Namespace) -> int:
     files = map_files(pairs, args.maps)
     output = _output(args, pairs)
     check_devices()  # here, so that its absence is not the fault of each pair
+    cache_compilations()
     metrics = [load(args, model) for model in models]
     if args.maps is not None:
         make_folder(args.maps)
-    cache_compilations()
     sinks = writers(metrics, as_json=args.json, output=output)
     incomplete = bool(found.problems)
     with Bar("scoring", total=len(pairs), shown=len(pairs) > 1) as progress:
