@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,19 +169,58 @@ def _endings() -> frozenset[str]:
     return frozenset((*Image.registered_extensions(), *_PLUGINS))
 
 
-@functools.cache  # once: registering again adds the formats again
+_registering = threading.Lock()
+
+
 def _register_plugins() -> None:
     """Makes Pillow know the formats whose plug-ins are installed."""
+    with _registering:  # or a second thread would not wait for the first
+        _register_once()
+
+
+@functools.cache  # once: registering again adds the formats again
+def _register_once() -> None:
     # Or what they log is printed, beside our errors.
     for name in ("PIL", "imagecodecs", "tifffile"):
         logging.getLogger(name).addHandler(logging.NullHandler())
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with contextlib.suppress(ImportError), _silent():
         import pillow_jxl  # noqa: F401 - it registers itself
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+
+
+class _Silent(threading.local):
+    """A pattern of warnings' filters that fits all of them in threads that are silent.
+
+    `warnings.catch_warnings` is of no use here: it exchanges the filters of all
+    threads, and of two that overlap, the second to end restores those of the first.
+    """
+
+    on = False
+
+    def match(self, text: str) -> bool:
+        return self.on
+
+
+_SILENT = _Silent()
+_FILTER: Any = ("ignore", _SILENT, Warning, None, 0)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Leaves out the warnings of this thread, and of no other."""
+    filters: Any = warnings.filters
+    if not filters or filters[0] is not _FILTER:  # others may have come before it
+        with contextlib.suppress(ValueError):
+            filters.remove(_FILTER)
+        filters.insert(0, _FILTER)  # and left there: elsewhere it fits nothing
+    before, _SILENT.on = _SILENT.on, True
+    try:
+        yield
+    finally:
+        _SILENT.on = before
 
 
 @contextlib.contextmanager
@@ -189,10 +229,9 @@ def _named(path: str) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata and of large images that it reads all the
-            # same; what it cannot read it raises.
-            warnings.simplefilter("ignore")
+        # Pillow warns of odd metadata and of large images that it reads all the same;
+        # what it cannot read it raises.
+        with _silent():
             yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
@@ -271,10 +310,10 @@ def _decode(data: bytes, *, deep: bool, convert_profile: bool) -> ImageFile:
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Any]:
     """Opens a file by Pillow; a TIFF that it does not know, as one of its files."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with _open(data) as file:
             yield file
             return
     except UnidentifiedImageError:
@@ -301,6 +340,19 @@ def _opened(data: bytes) -> Iterator[Any]:
             info={"icc_profile": profile.value} if profile else {},
             getexif=lambda: {_ORIENTATION: orientation.value if orientation else 1},
         )
+
+
+def _open(data: bytes) -> Any:
+    """Opens a file by Pillow."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Pillow loads its rare formats when it first meets a file that may need them.
+        # A second thread that comes meanwhile does not find them.
+        Image.init()
+        return Image.open(io.BytesIO(data))
 
 
 def _check_opaque(alpha: np.ndarray, greatest: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import io
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
+from spips_jax import image_files
 from spips_jax.image_files import open_image, read_image
 from spips_jax.images import ImageError
 
@@ -399,6 +402,42 @@ def test_whatever_a_decoder_raises_names_the_file(
     monkeypatch.setattr(Image, "open", fails)
     with pytest.raises(ImageError, match=f"{path}: {message}"):
         read_image(path)
+
+
+def test_the_warnings_of_other_threads_are_shown(tmp_path, monkeypatch):
+    """Two threads decode; the first ends first, where filters of all would stay."""
+    steps = {name: threading.Event() for name in ("a in", "b in", "a end", "b end")}
+    real = image_files._decode
+
+    def slow(data, **options):
+        name = threading.current_thread().name
+        steps[f"{name} in"].set()
+        assert steps[f"{name} end"].wait(10)
+        warnings.warn(f"of decoder {name}", stacklevel=1)
+        return real(data, **options)
+
+    monkeypatch.setattr(image_files, "_decode", slow)
+    path = tmp_path / "image.png"
+    Image.new("RGB", (40, 40)).save(path)
+    threads = [
+        threading.Thread(target=read_image, args=(path,), name=name) for name in "ab"
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for thread in threads:
+            thread.start()
+            assert steps[f"{thread.name} in"].wait(10)
+            warnings.warn(f"while {thread.name} decodes", stacklevel=1)
+        for thread in threads:
+            steps[f"{thread.name} end"].set()
+            thread.join(10)
+            warnings.warn(f"when {thread.name} is done", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == [
+        "while a decodes",
+        "while b decodes",
+        "when a is done",
+        "when b is done",
+    ]
 
 
 def test_devices_are_not_read():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,17 +137,20 @@ def run(args: argparse.Namespace) -> int:
         for problem in found.problems:
             progress.message(f"error: {problem}")
         try:
-            for scored in score_pairs(
-                metrics, pairs, files, convert_profiles=args.convert_profiles
-            ):
-                for line in scored.errors:
-                    incomplete = True
-                    progress.message(f"error: {line}")
-                for line in scored.warnings:
-                    progress.message(f"warning: {line}")
-                for sink in sinks:
-                    sink.write(scored.rows)
-                progress.advance(1)
+            with closing(
+                score_pairs(
+                    metrics, pairs, files, convert_profiles=args.convert_profiles
+                )
+            ) as results:
+                for scored in results:
+                    for line in scored.errors:
+                        incomplete = True
+                        progress.message(f"error: {line}")
+                    for line in scored.warnings:
+                        progress.message(f"warning: {line}")
+                    for sink in sinks:
+                        sink.write(scored.rows)
+                    progress.advance(1)
         finally:
             # After an interruption, too: what was scored is shown.
             progress.close()
@@ -227,45 +231,68 @@ def score_pairs(
     map_files: Sequence[Path | None],
     *,
     convert_profiles: bool = False,
-) -> Iterator[Scored]:
+) -> Generator[Scored]:
     """Scores pairs one by one by each metric, whatever is wrong with one of them."""
+    reference: _Reference | None = None
+    with closing(_read(pairs, convert_profiles=convert_profiles)) as images:
+        for (pair, original, image), map_file in zip(images, map_files, strict=True):
+            if isinstance(original, Exception):
+                yield _failed(metrics, pair, original)
+            elif isinstance(image, Exception):
+                yield _failed(metrics, pair, image)
+            else:
+                # A reference often meets several images in a row: it is run once.
+                if reference is None or reference.image is not original:
+                    reference = _Reference(original)
+                yield _score(metrics, pair, reference, image, map_file)
+
+
+def _read(
+    pairs: Sequence[Pair], *, convert_profiles: bool
+) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception]]:
+    """Reads the images of pairs, or why they cannot be read; see `read_ahead`."""
+    from spips_jax.commands.ahead import read_ahead
     from spips_jax.image_files import open_image
 
     def read(path: str) -> ImageFile:
         # Each metric says itself which size it needs.
         return open_image(path, min_size=1, convert_profile=convert_profiles)
 
-    reference: _Reference | None = None
-    for pair, map_file in zip(pairs, map_files, strict=True):
-        # A reference often meets several images in a row: it is run once.
-        if reference is None or reference.path != pair.reference:
-            reference = _Reference(pair.reference, read)
-        warnings: list[str] = []
-        rows = [_row(pair, metric) for metric in metrics]
+    return read_ahead(pairs, read)
+
+
+def _failed(metrics: Sequence[Metric], pair: Pair, error: Exception) -> Scored:
+    """A pair of which an image cannot be read."""
+    reason = _reason(error, "")
+    return Scored([{**_row(pair, one), "error": reason} for one in metrics], [])
+
+
+def _score(
+    metrics: Sequence[Metric],
+    pair: Pair,
+    reference: _Reference,
+    image: ImageFile,
+    map_file: Path | None,
+) -> Scored:
+    """Scores a pair that was read by each metric."""
+    warnings: list[str] = []
+    rows = [_row(pair, metric) for metric in metrics]
+    if reference.image.profile != image.profile:
+        warnings.append(
+            f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
+            f" {reference.image.profile} and {image.profile}; values are compared as"
+            " stored (--convert-profiles converts both to sRGB)"
+        )
+    for number, (metric, row) in enumerate(zip(metrics, rows, strict=True)):
         try:
-            original, image = reference.image(), read(pair.distorted)
+            features = reference.features(number, metric)
+            row |= _compare(metric, features, image, map_file)
+            if metric.calibration is not None:
+                opinion = float(metric.calibration(row["score"]))
+                row[metric.calibration.opinion] = opinion
         except Exception as error:
-            reason = _reason(error, "")
-            for row in rows:
-                row["error"] = reason
-            yield Scored(rows, warnings)
-            continue
-        if original.profile != image.profile:
-            warnings.append(
-                f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
-                f" {original.profile} and {image.profile}; values are compared as"
-                " stored (--convert-profiles converts both to sRGB)"
-            )
-        for number, (metric, row) in enumerate(zip(metrics, rows, strict=True)):
-            try:
-                features = reference.features(number, metric)
-                row |= _compare(metric, features, image, map_file)
-                if metric.calibration is not None:
-                    opinion = float(metric.calibration(row["score"]))
-                    row[metric.calibration.opinion] = opinion
-            except Exception as error:
-                row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
-        yield Scored(rows, warnings)
+            row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
+    return Scored(rows, warnings)
 
 
 def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
@@ -282,20 +309,13 @@ def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
 class _Reference:
     """An original: its pixels and each metric's features of it, made when needed."""
 
-    def __init__(self, path: str, read: Callable[[str], ImageFile]) -> None:
-        self.path = path
-        self._read = read
-        self._image: ImageFile | None = None
+    def __init__(self, image: ImageFile) -> None:
+        self.image = image
         self._features: dict[int, Any] = {}
-
-    def image(self) -> ImageFile:
-        if self._image is None:
-            self._image = self._read(self.path)
-        return self._image
 
     def features(self, number: int, metric: Metric) -> Any:
         if number not in self._features:
-            self._features[number] = metric.features(self.image().pixels)
+            self._features[number] = metric.features(self.image.pixels)
         return self._features[number]
 
 

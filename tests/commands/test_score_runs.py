@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 import spips_jax
-from spips_jax.commands import main
+from spips_jax import image_files
+from spips_jax.commands import ahead, main
 
 PSNR = ("--model", "psnr")
 
@@ -317,6 +318,32 @@ def test_a_run_that_is_killed_leaves_its_rows():
         b"dist/b.png",
     ]
     assert len(Path("scores.csv").read_text().splitlines()) == 3
+
+
+def test_nothing_is_read_after_an_interruption(capsys, monkeypatch):
+    """Ctrl-C while the second pair is scored; the first is shown."""
+    names = [save(f"dist/{number:02}.png") for number in range(60)]
+    read, scored = [], []
+    real = image_files.open_image
+
+    def reads(path, **options):
+        read.append(path)
+        return real(path, **options)
+
+    def interrupted(*_):
+        scored.append(1)
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return 20.0
+
+    monkeypatch.setattr(image_files, "open_image", reads)
+    monkeypatch.setattr(spips_jax.Metric, "__call__", interrupted)
+    code, rows, lines = score(capsys, save("ref.png", seed=1), "dist")
+    assert code == 130
+    assert [row["distorted"] for row in rows] == names[:1]
+    assert lines == ["error: interrupted"]
+    # Two are scored, and twice as many pairs as threads wait; the reference is shared.
+    assert len(read) <= 1 + 2 + 2 * ahead.THREADS
 
 
 def test_several_models_score_each_pair(capsys):
