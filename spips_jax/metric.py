@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,9 @@ class Metric:
 
     A pytree whose leaves are its weights: it can be an argument of `jax.jit`,
     `jax.grad`, `jax.vmap` or `jax.pmap`, be mapped by `jax.tree.map` and be saved in a
-    checkpoint. Calling it is pure and compiled on first use for each shape of images.
+    checkpoint. Calling it is pure and compiled on first use for each shape of images; a
+    program takes memory (33 MB of spips-lite on a CPU), so after 16 shapes the earlier
+    ones are dropped, and compiled again where they return.
 
     Images are arrays `(..., H, W, 3)`, RGB as stored, H and W at least 32 for SPIPS;
     for others see `module.min_size`. Floats lie in `value_range`, uint8 means (0, 255).
@@ -167,7 +170,7 @@ class Metric:
         Raises:
           ImageError: images that break the contract; see `images.check_images`.
         """
-        return _score(*self._checked(reference, distorted, value_range))
+        return _run(_score, *self._checked(reference, distorted, value_range))
 
     def explain(
         self,
@@ -185,7 +188,7 @@ class Metric:
           are; "perceptual", "semantic", "classical" and "fused" are the head applied at
           every pixel, in the unit of the score.
         """
-        return _explain(*self._checked(reference, distorted, value_range))
+        return _run(_explain, *self._checked(reference, distorted, value_range))
 
     def features(
         self,
@@ -207,7 +210,7 @@ class Metric:
         """
         self._check(reference, value_range, name="reference")
         image = images.to_unit_range(reference, value_range=value_range)
-        return _features(self._plain(), image)
+        return _run(_features, self._plain(), image)
 
     def calibrate(
         self,
@@ -294,6 +297,40 @@ class Metric:
             min_size=self.module.min_size,
             needed_by=self.name or type(self.module).__name__,
         )
+
+
+SIZES_KEPT = 16
+"""How many sizes of images a metric's programs are kept of, half a GB of spips-lite's.
+
+`jax.jit` itself keeps them of all.
+"""
+
+_sizes_met: dict[Any, dict[Any, set[Any]]] = {}
+"""By function and network: the sizes that there may be programs of."""
+
+_sizes_lock = threading.Lock()
+
+
+def _run(function: Any, metric: Metric, *images: jax.Array | Features) -> Any:
+    """Calls a compiled function, whose programs it drops after too many sizes.
+
+    It drops all of them: to drop the oldest alone would be no better where sizes come
+    in turns. A program that another thread runs, or that a program of the caller's
+    contains, is not affected.
+    """
+    shapes = tuple(
+        x.image.shape if isinstance(x, Features) else x.shape for x in images
+    )
+    size = (*map(type, images), *shapes)
+    with _sizes_lock:
+        met = _sizes_met.setdefault(function, {})
+        full = len(met.setdefault(metric.module, set()) | {size}) > SIZES_KEPT
+        if full:
+            met.clear()
+        met.setdefault(metric.module, set()).add(size)
+    if full:
+        function.clear_cache()
+    return function(metric, *images)
 
 
 @jax.jit
