@@ -30,9 +30,9 @@ class Metric:
 
     A pytree whose leaves are its weights: it can be an argument of `jax.jit`,
     `jax.grad`, `jax.vmap` or `jax.pmap`, be mapped by `jax.tree.map` and be saved in a
-    checkpoint. Calling it is pure and compiled on first use for each shape of images; a
-    program takes memory (33 MB of spips-lite on a CPU), so after 16 shapes the earlier
-    ones are dropped, and compiled again where they return.
+    checkpoint. Calling it is pure and compiled on first use for each shape of images.
+    Programs take memory (20 to 30 MB of spips-lite on a CPU), so after 16 shapes the
+    earlier ones are dropped, and compiled again where they return.
 
     Images are arrays `(..., H, W, 3)`, RGB as stored, H and W at least 32 for SPIPS;
     for others see `module.min_size`. Floats lie in `value_range`, uint8 means (0, 255).
@@ -300,7 +300,7 @@ class Metric:
 
 
 SIZES_KEPT = 16
-"""How many sizes of images a metric's programs are kept of, half a GB of spips-lite's.
+"""How many sizes of images a metric's programs are kept of: half a GB of spips-lite's.
 
 `jax.jit` itself keeps them of all.
 """
