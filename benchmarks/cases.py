@@ -188,7 +188,7 @@ def _sets() -> Iterator[Case]:
             "torch lpips-alexnet": Request("peer", {**peer, "kept": False}),
             "torch, features kept": Request("peer", {**peer, "kept": True}),
         }
-        yield Case(f"set/{metric}/1 reference, 24 of 512x384", sides)
+        yield Case(f"set/{metric}/512x384x24", sides)
 
 
 def _processes(scratch: Path, peers: str) -> Iterator[Case]:
