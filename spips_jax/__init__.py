@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spips_jax import agreement, baselines, classical, losses
+    from spips_jax.any_size import AnySize
     from spips_jax.calibration import Calibration
     from spips_jax.image_files import read_image
     from spips_jax.images import ImageError
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MODELS",
     "NAMES",
+    "AnySize",
     "Calibration",
     "Comparison",
     "Features",
@@ -39,6 +41,7 @@ __all__ = [
 
 _MODULES = ("agreement", "baselines", "classical", "losses")
 _HOMES = {
+    "AnySize": "any_size",
     "MODELS": "loading",
     "NAMES": "loading",
     "Calibration": "calibration",

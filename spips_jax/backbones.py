@@ -10,6 +10,9 @@ the cut is our choice. Parameters carry the literature's layer names
 All that the package knows of a backbone is its record in `BACKBONES`: to add one, write
 its module and its record here.
 
+A backbone takes images on a canvas, too, as a `spips_jax.boxes.Placed`, and returns such:
+its layers are those of this module, which know of boxes.
+
 float32 runs at `Precision.HIGHEST` whatever the global setting, because TF32 moves
 distances by half a per cent; `dtype=jnp.bfloat16` is opt-in.
 """
@@ -27,14 +30,25 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from spips_jax import winograd
+from spips_jax.boxes import Placed, through
 from spips_jax.images import MIN_SIZE, imagenet_normalize
 from spips_jax.messages import one_of
 
-Taps = dict[str, jax.Array]
+Taps = dict[str, Any]
+"""Activations by tap: arrays, or `Placed` of images on a canvas."""
 
 
-def max_pool_2x2(x: jax.Array) -> jax.Array:
+def relu(x: Any) -> Any:
+    """Rectifies images or images on a canvas; what lies between them becomes 0."""
+    return through(nn.relu, x)
+
+
+def max_pool_2x2(x: Any) -> Any:
     """Max pooling 2x2, stride 2; a last odd row or column is dropped, as in PyTorch."""
+    return through(_max_pool_2x2, x, stride=2, length=lambda n: n // 2)
+
+
+def _max_pool_2x2(x: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     # Reshape and maximum: XLA's reduce_window is slower, its gradient far more so.
@@ -44,10 +58,30 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     return jnp.maximum(columns[:, :, :, 0], columns[:, :, :, 1])
 
 
-def max_pool_3x3(x: jax.Array, *, ceil_mode: bool = False) -> jax.Array:
+def max_pool_3x3(x: Any, *, ceil_mode: bool = False) -> Any:
     """Max pooling 3x3, stride 2; `ceil_mode` keeps a last incomplete window."""
-    pad = [(size - 3) % 2 if ceil_mode else 0 for size in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(0, p) for p in pad])
+
+    def pool(x: jax.Array) -> jax.Array:
+        pad = [(size - 3) % 2 if ceil_mode else 0 for size in x.shape[1:3]]
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(0, p) for p in pad])
+
+    more = 1 if ceil_mode else 0
+    return through(pool, x, stride=2, length=lambda n: (n - 3 + more) // 2 + 1)
+
+
+class Convolution(nn.Conv):
+    """A convolution of images, or of images on a canvas."""
+
+    def __call__(self, x: Any) -> Any:
+        (size, *_), (stride, *_) = self.kernel_size, self.strides
+        ((padding, _), _) = self.padding
+        return through(
+            super().__call__,
+            x,
+            stride=stride,
+            length=lambda n: (n + 2 * padding - size) // stride + 1,
+            masks=False,  # `relu` does
+        )
 
 
 def convolution(
@@ -58,9 +92,9 @@ def convolution(
     padding: int = 0,
     dtype: DTypeLike,
     name: str,
-) -> nn.Conv:
+) -> Convolution:
     """A square convolution with PyTorch's explicit padding, float32 at HIGHEST."""
-    return nn.Conv(
+    return Convolution(
         features,
         (kernel_size, kernel_size),
         strides=(strides, strides),
@@ -112,10 +146,10 @@ class Vgg(Network):
     """
 
     depths: Sequence[int] = (2, 2, 3, 3, 3)
-    pool: Callable[[jax.Array], jax.Array] = max_pool_2x2
+    pool: Callable[[Any], Any] = max_pool_2x2
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Taps:
+    def __call__(self, images: Any) -> Taps:
         taps: Taps = {}
         x = images
         for stage, depth in enumerate(self.depths, start=1):
@@ -125,7 +159,7 @@ class Vgg(Network):
                 width = 64 * 2 ** min(stage - 1, 3)
                 name = f"conv{stage}_{layer}"
                 conv = convolution(width, 3, padding=1, dtype=self.dtype, name=name)
-                x = nn.relu(conv(x))
+                x = relu(conv(x))
                 taps[f"relu{stage}_{layer}"] = x
                 if set(self.taps) <= set(taps):
                     return self._chosen(taps)
@@ -136,13 +170,13 @@ class AlexNet(Network):
     """AlexNet's five convolutions (torchvision's, after arXiv 1404.5997)."""
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Taps:
+    def __call__(self, images: Any) -> Taps:
         conv = partial(convolution, dtype=self.dtype)
-        relu1 = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(images))
-        relu2 = nn.relu(conv(192, 5, padding=2, name="conv2")(max_pool_3x3(relu1)))
-        relu3 = nn.relu(conv(384, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
-        relu4 = nn.relu(conv(256, 3, padding=1, name="conv4")(relu3))
-        relu5 = nn.relu(conv(256, 3, padding=1, name="conv5")(relu4))
+        relu1 = relu(conv(64, 11, strides=4, padding=2, name="conv1")(images))
+        relu2 = relu(conv(192, 5, padding=2, name="conv2")(max_pool_3x3(relu1)))
+        relu3 = relu(conv(384, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
+        relu4 = relu(conv(256, 3, padding=1, name="conv4")(relu3))
+        relu5 = relu(conv(256, 3, padding=1, name="conv5")(relu4))
         return self._chosen(_numbered(relu1, relu2, relu3, relu4, relu5))
 
 
@@ -155,14 +189,14 @@ class Lite(Network):
     """
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Taps:
+    def __call__(self, images: Any) -> Taps:
         conv = partial(convolution, dtype=self.dtype)
-        relu1 = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(images))
-        x = nn.relu(conv(96, 3, padding=1, name="conv2_1")(max_pool_3x3(relu1)))
-        relu2 = nn.relu(conv(192, 3, padding=1, name="conv2_2")(x))
-        relu3 = nn.relu(conv(256, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
-        relu4 = nn.relu(conv(192, 3, padding=1, name="conv4")(relu3))
-        relu5 = nn.relu(conv(192, 3, padding=1, name="conv5")(relu4))
+        relu1 = relu(conv(64, 11, strides=4, padding=2, name="conv1")(images))
+        x = relu(conv(96, 3, padding=1, name="conv2_1")(max_pool_3x3(relu1)))
+        relu2 = relu(conv(192, 3, padding=1, name="conv2_2")(x))
+        relu3 = relu(conv(256, 3, padding=1, name="conv3")(max_pool_3x3(relu2)))
+        relu4 = relu(conv(192, 3, padding=1, name="conv4")(relu3))
+        relu5 = relu(conv(192, 3, padding=1, name="conv5")(relu4))
         return self._chosen(_numbered(relu1, relu2, relu3, relu4, relu5))
 
 
@@ -178,24 +212,31 @@ class Fire(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> Any:
         conv = partial(convolution, dtype=self.dtype)
-        x = nn.relu(conv(self.squeeze, 1, name="squeeze")(x))
+        x = relu(conv(self.squeeze, 1, name="squeeze")(x))
         narrow = conv(self.expand, 1, name="expand1x1")(x)
         wide = conv(self.expand, 3, padding=1, name="expand3x3")(x)
-        return nn.relu(jnp.concatenate([narrow, wide], axis=-1))
+        return relu(_side_by_side(narrow, wide))
+
+
+def _side_by_side(x: Any, y: Any) -> Any:
+    """The channels of both."""
+    if isinstance(x, Placed):
+        return x.replace(array=_side_by_side(x.array, y.array))
+    return jnp.concatenate([x, y], axis=-1)
 
 
 class SqueezeNet(Network):
     """SqueezeNet 1.1 (arXiv 1602.07360)."""
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Taps:
+    def __call__(self, images: Any) -> Taps:
         fire = partial(Fire, dtype=self.dtype)
         pool = partial(max_pool_3x3, ceil_mode=True)
         taps: Taps = {}
         x = convolution(64, 3, strides=2, dtype=self.dtype, name="conv1")(images)
-        taps["relu1"] = x = nn.relu(x)
+        taps["relu1"] = x = relu(x)
         x = fire(16, 64, name="fire2")(pool(x))
         taps["fire3"] = x = fire(16, 64, name="fire3")(x)
         x = fire(32, 128, name="fire4")(pool(x))

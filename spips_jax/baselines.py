@@ -21,7 +21,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -32,7 +32,9 @@ import jax.numpy as jnp
 
 from spips_jax import classical
 from spips_jax.backbones import BACKBONES, Published
-from spips_jax.spips import Comparison, Features, extract_taps
+from spips_jax.boxes import Canvas, through
+from spips_jax.classical.sheets import METRICS
+from spips_jax.spips import Comparison, Features, extract_taps, place_taps
 from spips_jax.streams import FeatureStream, resize, squared_difference
 
 
@@ -44,6 +46,8 @@ class Lpips(nn.Module):
     backbone: nn.Module
 
     higher_is_better: ClassVar[bool] = False
+    on_canvas: ClassVar[bool] = True
+    needs_coarse: ClassVar[bool] = False
 
     @property
     def min_size(self) -> int:
@@ -71,9 +75,29 @@ class Lpips(nn.Module):
         fused = sum(sized.values(), start=jnp.float32(0))
         return Comparison(score=score, streams={}, maps={**sized, "fused": fused})
 
+    def measure(self, canvas: Canvas) -> dict[str, Any]:
+        sums = {}
+        for tap, (x, y) in place_taps(self.backbone, canvas).items():
+            squares = squared_difference(x.array[0], y.array[0])
+            sums[tap] = {
+                "squares": x.boxes.channel_sums(squares),
+                "count": x.boxes.count(),
+            }
+        return sums
 
-def l2_pool(x: jax.Array) -> jax.Array:
+    def score_measured(self, sums: Mapping[str, Any]) -> jax.Array:
+        means = {
+            tap: one["squares"] / one["count"][..., None] for tap, one in sums.items()
+        }
+        return sum(self.stream(means).values(), start=jnp.float32(0))
+
+
+def l2_pool(x: Any) -> Any:
     """DISTS's pooling, stride 2: root of the squares under a 3x3 Hann window."""
+    return through(_l2_pool, x, stride=2, length=lambda n: (n + 1) // 2)
+
+
+def _l2_pool(x: jax.Array) -> jax.Array:
     x = jnp.square(x.astype(jnp.float32))
     for axis in (1, 2):
         widths = [(0, 0)] * x.ndim
@@ -99,6 +123,8 @@ class Dists(nn.Module):
     backbone: nn.Module
 
     higher_is_better: ClassVar[bool] = False
+    on_canvas: ClassVar[bool] = True
+    needs_coarse: ClassVar[bool] = False
     C1: ClassVar[float] = 1e-6
     C2: ClassVar[float] = 1e-6
 
@@ -112,44 +138,69 @@ class Dists(nn.Module):
         taps = {tap: x.astype(jnp.float32) for tap, x in taps.items()}
         return Features(image=images, taps={"input": images, **taps})
 
-    @nn.compact
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        similarity = total = jnp.float32(0)
+        moments = {}
         for tap, x in reference.taps.items():
             y = distorted.taps[tap]
-            shape = (x.shape[-1],)
+            mean_x, mean_y = (one.mean((-3, -2), keepdims=True) for one in (x, y))
+            x, y = x - mean_x, y - mean_y
+            moments[tap] = (
+                mean_x[..., 0, 0, :],
+                mean_y[..., 0, 0, :],
+                jnp.square(x).mean((-3, -2)) + jnp.square(y).mean((-3, -2)),
+                (x * y).mean((-3, -2)),
+            )
+        return Comparison(score=self._score(moments), streams={}, maps={})
+
+    @nn.compact
+    def _score(self, moments: Mapping[str, tuple[jax.Array, ...]]) -> jax.Array:
+        """From means of x and y, sum of the variances, and covariance, `(..., C)`."""
+        similarity = total = jnp.float32(0)
+        for tap, (mean_x, mean_y, variances, covariance) in moments.items():
+            shape = (mean_x.shape[-1],)
             initial = nn.initializers.constant(0.1)
             alpha = self.param(f"alpha_{tap}", initial, shape, jnp.float32)
             beta = self.param(f"beta_{tap}", initial, shape, jnp.float32)
-            mean_x = x.mean((-3, -2), keepdims=True)
-            mean_y = y.mean((-3, -2), keepdims=True)
-            var_x = jnp.square(x - mean_x).mean((-3, -2))
-            var_y = jnp.square(y - mean_y).mean((-3, -2))
-            cov = ((x - mean_x) * (y - mean_y)).mean((-3, -2))
-            mean_x, mean_y = mean_x[..., 0, 0, :], mean_y[..., 0, 0, :]
             luminance = (2 * mean_x * mean_y + self.C1) / (
                 mean_x**2 + mean_y**2 + self.C1
             )
-            structure = (2 * cov + self.C2) / (var_x + var_y + self.C2)
+            structure = (2 * covariance + self.C2) / (variances + self.C2)
             lead = (1,) * (luminance.ndim - 1)
             weighted = alpha.reshape(*lead, *shape) * luminance
             weighted = weighted + beta.reshape(*lead, *shape) * structure
             similarity = similarity + weighted.sum(-1)
             total = total + alpha.sum() + beta.sum()
-        return Comparison(score=1.0 - similarity / total, streams={}, maps={})
+        return 1.0 - similarity / total
+
+    def measure(self, canvas: Canvas) -> dict[str, Any]:
+        x, y = canvas.images()
+        sums = {"input": canvas.boxes.moments(x, y)}
+        for tap, pair in place_taps(self.backbone, canvas).items():
+            x, y = (one.array[0].astype(jnp.float32) for one in pair)
+            sums[tap] = pair[0].boxes.moments(x, y)
+        return sums
+
+    def score_measured(self, sums: Mapping[str, Any]) -> jax.Array:
+        moments = {}
+        for tap, one in sums.items():
+            count = one.count[..., None]
+            variances = (one.xx + one.yy) / count
+            covariance = (one.xx + one.yy - one.dd) / (2 * count)
+            moments[tap] = (one.x, one.y, variances, covariance)
+        return self._score(moments)
 
 
 class Classical(nn.Module):
     """A metric of `spips_jax.classical`; it has no weights.
 
     Attributes:
-      measure: maps two images `(..., H, W, 3)` in [0, 1] to `(...)`.
+      formula: maps two images `(..., H, W, 3)` in [0, 1] to `(...)`.
       quality_map: the name of its map in `spips_jax.classical.MAPS`; "" for none.
       min_size: smallest height and width of images, in pixels.
       higher_is_better: the metric's direction.
     """
 
-    measure: Callable[[jax.Array, jax.Array], jax.Array]
+    formula: Callable[[jax.Array, jax.Array], jax.Array]
     quality_map: str
     min_size: int
     higher_is_better: bool = True
@@ -161,10 +212,27 @@ class Classical(nn.Module):
         images = (reference.image, distorted.image)
         names = (self.quality_map,) if self.quality_map else ()
         return Comparison(
-            score=self.measure(*images),
+            score=self.formula(*images),
             streams={},
             maps=classical.quality_maps(*images, names=names),
         )
+
+    @property
+    def on_canvas(self) -> bool:
+        """Whether there is `measure`: not for those that reduce images by their size."""
+        return self.formula.__name__ in METRICS
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Whether `measure` looks at the coarse scales of a canvas."""
+        return self.formula is classical.ms_ssim
+
+    def measure(self, canvas: Canvas) -> dict[str, Any]:
+        sums = METRICS[self.formula.__name__].sums(canvas)
+        return {"sums": sums, "count": canvas.boxes.count()}
+
+    def score_measured(self, sums: Mapping[str, Any]) -> jax.Array:
+        return METRICS[self.formula.__name__].mean(sums["sums"], sums["count"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,7 +315,7 @@ def _classical(
     return Baseline(
         module=partial(
             Classical,
-            measure=measure,
+            formula=measure,
             quality_map=name,
             min_size=classical.MAPS[name].min_size,
             higher_is_better=higher_is_better,
@@ -295,7 +363,7 @@ BASELINES: dict[str, Baseline] = {
     "vif": Baseline(
         module=partial(
             Classical,
-            measure=classical.vif,
+            formula=classical.vif,
             quality_map="",
             min_size=classical.VIF_MIN_SIZE,
         ),

@@ -10,11 +10,12 @@ the score is our choice; arXiv 2504.17234 has no such facts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from spips_jax.boxes import Canvas
 from spips_jax.classical.filters import LUMA, mix
 
 if TYPE_CHECKING:
@@ -50,9 +51,54 @@ def facts(
     mean_x, deviation_x, chroma_x = _moments(reference)
     mean_y, deviation_y, chroma_y = _moments(distorted)
     shared = jnp.mean(deviation_x * deviation_y, axis=(-2, -1))
-    contrast = _log_ratio(jnp.square(deviation_x).mean((-2, -1)), shared)
+    variance = jnp.square(deviation_x).mean((-2, -1))
+    return _facts(mean_x, mean_y, variance, shared, chroma_x, chroma_y)
+
+
+def _facts(
+    mean_x: jax.Array,
+    mean_y: jax.Array,
+    variance: jax.Array,
+    shared: jax.Array,
+    chroma_x: jax.Array,
+    chroma_y: jax.Array,
+) -> jax.Array:
+    contrast = _log_ratio(variance, shared)
     saturation = 0.5 * _log_ratio(chroma_x, chroma_y)
     return jnp.stack([4 * (mean_y - mean_x), contrast, saturation], axis=-1)
+
+
+def fact_sums(canvas: Canvas) -> dict[str, Any]:
+    """What `facts_of_sums` needs of images on a canvas, over each image `(S, ...)`."""
+    images = canvas.images()
+    luma = mix(images, LUMA)
+    chroma = _chroma(images, luma)
+    x, y = luma[..., None]
+    return {
+        "luma": canvas.boxes.moments(x, y),
+        "chroma": canvas.boxes.sums(chroma).T,
+    }
+
+
+def facts_of_sums(sums: dict[str, Any]) -> Float[Array, "*batch 3"]:
+    """`facts` in units of `(..., 3)` from the sums over whole images."""
+    luma, chroma = sums["luma"], sums["chroma"]
+    x, y, xx, yy, dd = (
+        one[..., 0] for one in (luma.x, luma.y, luma.xx, luma.yy, luma.dd)
+    )
+    shared = (xx + yy - dd) / 2
+    return _facts(
+        x,
+        y,
+        xx / luma.count,
+        shared / luma.count,
+        chroma[..., 0] / luma.count,
+        chroma[..., 1] / luma.count,
+    )
+
+
+def _chroma(images: jax.Array, luma: jax.Array) -> jax.Array:
+    return jnp.square(images[..., 0] - luma) + jnp.square(images[..., 2] - luma)
 
 
 def _log_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -65,5 +111,5 @@ def _moments(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean of Y, its deviation at each pixel, and the mean square of the chroma."""
     luma = mix(images, LUMA)
     mean = luma.mean((-2, -1), keepdims=True)
-    chroma = jnp.square(images[..., 0] - luma) + jnp.square(images[..., 2] - luma)
-    return mean[..., 0, 0], luma - mean, chroma.mean((-2, -1))
+    chroma = _chroma(images, luma).mean((-2, -1))
+    return mean[..., 0, 0], luma - mean, chroma

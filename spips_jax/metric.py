@@ -210,7 +210,7 @@ class Metric:
         """
         self._check(reference, value_range, name="reference")
         image = images.to_unit_range(reference, value_range=value_range)
-        return _run(_features, self._plain(), image)
+        return _run(_features, self.plain(), image)
 
     def calibrate(
         self,
@@ -266,7 +266,7 @@ class Metric:
         fitted = fit_choices(d0, d1, opinions, dataset=dataset)
         return dataclasses.replace(self, calibration=fitted)
 
-    def _plain(self) -> Metric:
+    def plain(self) -> Metric:
         """Without calibration and card, on which no compiled program depends."""
         return dataclasses.replace(self, calibration=None, card_json="")
 
@@ -277,14 +277,26 @@ class Metric:
         value_range: tuple[float, float],
     ) -> tuple[Metric, jax.Array | Features, jax.Array]:
         """Both images checked and in [0, 1]."""
-        self._check(distorted, value_range, name="distorted")
+        self.check(reference, distorted, value_range=value_range)
         unit_range = partial(images.to_unit_range, value_range=value_range)
         if isinstance(reference, Features):
+            return self.plain(), reference, unit_range(distorted)
+        return self.plain(), unit_range(reference), unit_range(distorted)
+
+    def check(
+        self,
+        reference: Images | Features,
+        distorted: Images,
+        *,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        """Raises `ImageError` for images that this metric cannot compare."""
+        self._check(distorted, value_range, name="distorted")
+        if isinstance(reference, Features):
             images.check_same_size(reference.image.shape, distorted.shape)
-            return self._plain(), reference, unit_range(distorted)
+            return
         self._check(reference, value_range, name="reference")
         images.check_same_size(reference.shape, distorted.shape)
-        return self._plain(), unit_range(reference), unit_range(distorted)
 
     def _check(
         self, array: Images, value_range: tuple[float, float], *, name: str

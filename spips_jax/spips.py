@@ -7,6 +7,9 @@ the parts; where the way to compute one is our choice, its docstring says so.
 Every module that compares images, here and in `spips_jax.baselines`, has the same two
 methods, so that one `Metric` serves them all: `extract(images) -> Features` sees one
 image at a time, and `compare(reference, distorted) -> Comparison` sees two Features.
+Those that can score images on canvases (`spips_jax.boxes`) have two more: `measure`
+sees a canvas and returns sums over each of its images, which add up over the pieces of
+a large one, and `score_measured` turns those of whole images into scores.
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ import numpy as np
 from flax import nnx
 
 from spips_jax import classical as classical_maps
+from spips_jax.boxes import Canvas, Placed
 from spips_jax.classical.filters import mean
-from spips_jax.facts import facts
+from spips_jax.classical.sheets import ERRORS, error_sums, mean_errors
+from spips_jax.facts import fact_sums, facts, facts_of_sums
 from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
     FeatureStream,
     resize,
     squared_difference,
+    statistics_of_sums,
     structure_difference,
+    tap_sums,
     texture_difference,
 )
 
@@ -98,6 +105,16 @@ def extract_taps(backbone: Any, images: jax.Array) -> dict[str, jax.Array]:
     flat = images.reshape(-1, *images.shape[-3:])
     taps = backbone(backbone.normalize(flat))
     return {tap: x.reshape(*batch, *x.shape[1:]) for tap, x in taps.items()}
+
+
+def place_taps(backbone: Any, canvas: Canvas) -> dict[str, tuple[Placed, Placed]]:
+    """Runs a backbone on the images of a canvas: reference and distorted, by tap."""
+    images = backbone.normalize(canvas.images())
+    taps = backbone(Placed(images, canvas.boxes).masked())
+    return {
+        tap: (x.replace(array=x.array[:1]), x.replace(array=x.array[1:]))
+        for tap, x in taps.items()
+    }
 
 
 class Spips(nn.Module):
@@ -192,6 +209,43 @@ class Spips(nn.Module):
             classical_images[name] = map_.quality(error)
         pooled = Pooled(deep=deep, classical=classical, facts=facts(*images))
         return pooled, deep_maps, classical_images
+
+    @property
+    def on_canvas(self) -> bool:
+        """Whether there is `measure`: not for all classical maps."""
+        return set(self.classical) <= set(ERRORS)
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Whether `measure` looks at the coarse scales of a canvas."""
+        return "ms_ssim" in self.classical
+
+    def measure(self, canvas: Canvas) -> dict[str, Any]:
+        """Sums over each image of a canvas, `(S, ...)`, for `score_measured`."""
+        taps = {}
+        for tap, pair in place_taps(self.backbone, canvas).items():
+            x, y = (one.replace(array=one.array.astype(jnp.float32)) for one in pair)
+            taps[tap] = tap_sums(x, y)
+        return {
+            "taps": taps,
+            "classical": error_sums(canvas, names=self.classical),
+            "facts": fact_sums(canvas),
+        }
+
+    def score_measured(self, sums: Mapping[str, Any]) -> jax.Array:
+        """The score `(...)` of pairs whose sums over whole images these are."""
+        deep = {
+            _input(tap, statistic): value
+            for tap, of_tap in sums["taps"].items()
+            for statistic, value in statistics_of_sums(of_tap).items()
+        }
+        errors = mean_errors(sums["classical"], names=self.classical)
+        classical = {
+            name: classical_maps.MAPS[name].quality(error)
+            for name, error in errors.items()
+        }
+        facts = facts_of_sums(sums["facts"])
+        return self.score_pooled(Pooled(deep=deep, classical=classical, facts=facts))
 
     def score_pooled(self, pooled: Pooled) -> jax.Array:
         """The score `(...)` of pairs that were pooled."""

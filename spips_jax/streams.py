@@ -10,11 +10,13 @@ are two statistics of a channel over the whole image: its mean (texture) and its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from spips_jax.boxes import Placed
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -67,7 +69,11 @@ def texture_difference(
       reference: activations `(..., h, w, C)`, not negative.
       distorted: activations of the same shape.
     """
-    x, y = (tap.mean((-3, -2)) for tap in (reference, distorted))
+    return texture_of_means(*(tap.mean((-3, -2)) for tap in (reference, distorted)))
+
+
+def texture_of_means(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Any:
+    """`texture_difference`, `(..., C)` in [0, 1], of the means of channels `(..., C)`."""
     return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
 
 
@@ -89,6 +95,33 @@ def structure_difference(
     x, y = (tap - _means(tap) for tap in (reference, distorted))
     variances = _means(jnp.square(x)) + _means(jnp.square(y))
     return 0.5 * jnp.square(x - y) / (variances + MOMENT_EPSILON)
+
+
+def tap_sums(reference: Placed, distorted: Placed) -> dict[str, Any]:
+    """What the statistics of a tap need of images on a canvas, over each `(S, C)`.
+
+    Args:
+      reference: activations `(1, H, W, C)`.
+      distorted: activations at the same places.
+    """
+    boxes = reference.boxes
+    (x,), (y,) = reference.array, distorted.array
+    return {
+        "squares": boxes.channel_sums(squared_difference(x, y)),
+        "moments": boxes.moments(x, y),
+    }
+
+
+def statistics_of_sums(sums: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The statistics `(..., C)` in [0, 1] of a tap, from the sums over whole images."""
+    moments = sums["moments"]
+    count = moments.count[..., None]
+    variances = (moments.xx + moments.yy) / count
+    return {
+        "squares": sums["squares"] / count,
+        "texture": texture_of_means(moments.x, moments.y),
+        "structure": 0.5 * (moments.dd / count) / (variances + MOMENT_EPSILON),
+    }
 
 
 def _means(tap: jax.Array) -> jax.Array:

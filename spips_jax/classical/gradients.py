@@ -63,7 +63,7 @@ def gmsd(
     edge is averaged with zeros, as in the authors' MATLAB code, which rounds Y to whole
     levels first; piq and this do not. Images that agree have gradient 0.
     """
-    similar = 1.0 - _gmsd_differences(reference, distorted)
+    similar = 1.0 - gmsd_differences(reference, distorted)
     mean = similar.mean((-2, -1), keepdims=True)
     return root(jnp.square(similar - mean).mean((-2, -1)))
 
@@ -72,11 +72,11 @@ def gmsd_error(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
 ) -> Float[Array, "*batch h w"]:
     """1 - GMS of `gmsd`, `(..., H, W)` in [0, 1]; a value for each 2x2 block."""
-    return enlarge(_gmsd_differences(reference, distorted), 2, *reference.shape[-3:-1])
+    return enlarge(gmsd_differences(reference, distorted), 2, *reference.shape[-3:-1])
 
 
-def _gmsd_differences(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """1 - GMS at half the size."""
+def gmsd_differences(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    """1 - GMS of `gmsd` at half the size, `(..., h, w)` in [0, 1]."""
     x, y = (
         gradient_magnitude(average_same(mix(images, LUMA), 2), PREWITT)
         for images in (reference, distorted)

@@ -16,6 +16,7 @@ from spips_jax.classical.filters import (
     FILTER_SIGMA,
     FILTER_SIZE,
     blur,
+    correlate,
     double,
     gaussian_window,
     halve_planes,
@@ -45,6 +46,12 @@ slope by 300.
 """
 
 
+SSIM_K1 = 0.01
+NO_LUMINANCE = 1e4
+"""SSIM's constant K1, and one that swallows the luminances: their term becomes exactly
+1 in float32, which leaves the contrast and structure terms."""
+
+
 @of_pairs()
 def psnr(
     reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
@@ -58,7 +65,11 @@ def psnr(
     >>> round(float(psnr(black, black + 0.1)), 4), float(psnr(black, black))
     (20.0, 100.0)
     """
-    mse = jnp.square(reference - distorted).mean((-3, -2, -1))
+    return mse_to_psnr(jnp.square(reference - distorted).mean((-3, -2, -1)))
+
+
+def mse_to_psnr(mse: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """`psnr` in dB of mean squared errors `(...)`."""
     return -10.0 * jnp.log10(jnp.maximum(mse, 10.0 ** (-MAX_PSNR / 10)))
 
 
@@ -87,7 +98,7 @@ def ms_ssim(
     """
     terms = _scale_maps(*map(to_planes, (reference, distorted)))
     product = jnp.ones((), jnp.float32)
-    for term, power in zip(terms, _powers(len(terms)), strict=True):
+    for term, power in zip(terms, powers(len(terms)), strict=True):
         inside = _mean_inside(term)
         # The power's slope at 0 is infinite; keep it out of the gradient.
         positive = jnp.where(inside > 0, inside, 1.0)
@@ -137,6 +148,30 @@ def _ssim_map(
     return value.reshape(shape)
 
 
+def ssim_inside(
+    x: Float[Array, "*batch h w"],
+    y: Float[Array, "*batch h w"],
+    *,
+    k1: float | Float[Array, "#h2 #w2"] = SSIM_K1,
+) -> Float[Array, "*batch h2 w2"]:
+    """SSIM `(..., H - 10, W - 10)` in [-1, 1] at the windows inside `(..., H, W)`.
+
+    `k1` is SSIM's constant K1, or that of each window.
+    """
+
+    def filtered(planes: jax.Array) -> jax.Array:
+        planes = planes[..., 0]
+        for axis in (-2, -1):
+            planes = correlate(planes, window, axis)
+        return planes
+
+    window = gaussian_window(FILTER_SIZE, FILTER_SIGMA)
+    shape = x.shape
+    x, y = (planes.reshape(-1, *shape[-2:], 1) for planes in (x, y))
+    value = dm_pix.ssim(x, y, k1=k1, return_map=True, filter_fn=filtered)
+    return value.reshape(*shape[:-2], *value.shape[-2:])
+
+
 def _contrast_structure_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
     """The product of SSIM's contrast and structure terms, of planes `(..., H, W)`."""
     # This k1 swallows the luminances: that term becomes exactly 1 in float32. XLA
@@ -165,7 +200,8 @@ def num_scales(height: int, width: int) -> int:
     return scales
 
 
-def _powers(scales: int) -> np.ndarray:
+def powers(scales: int) -> np.ndarray:
+    """The exponents of so many scales, which sum to 1, `(scales,)` in [0, 1]."""
     powers = np.asarray(POWER_FACTORS[:scales])
     return (powers / powers.sum()).astype(np.float32)
 
@@ -176,7 +212,7 @@ def ms_ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array
     terms = _scale_maps(*map(to_planes, (reference, distorted)))
     logs = [
         float(power) * jnp.log(jnp.clip(term, CONTRAST_FLOOR, 1.0))
-        for term, power in zip(terms, _powers(len(terms)), strict=True)
+        for term, power in zip(terms, powers(len(terms)), strict=True)
     ]
     total = logs[-1]
     for finer in reversed(logs[:-1]):

@@ -26,7 +26,7 @@ ALPHA = 4.2
 HAARPSI_MIN_SIZE = 16
 """The support of the coarsest filter, before halving."""
 
-_TOP = float(1 / (1 + np.exp(-ALPHA)))
+TOP = float(1 / (1 + np.exp(-ALPHA)))
 """The logistic function of `ALPHA`, which full similarity has."""
 
 
@@ -51,7 +51,7 @@ def haarpsi(
     finite there.
     """
     similar, _ = _sums(reference, distorted)
-    return _index(similar)
+    return index_of(similar)
 
 
 def haarpsi_error(
@@ -63,25 +63,38 @@ def haarpsi_error(
     sizes that are even; a value stands for 2x2 pixels.
     """
     _, share = _sums(reference, distorted)
-    return enlarge(share / (_TOP - 0.5), 2, *reference.shape[-3:-1])
+    return enlarge(share / (TOP - 0.5), 2, *reference.shape[-3:-1])
 
 
 def haarpsi_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
     """1 - HaarPSI of errors, at a pixel or their mean; errors above 1 count as 1."""
-    return 1.0 - _index(jnp.minimum(error, 1.0) * (_TOP - 0.5))
+    return 1.0 - index_of(jnp.minimum(error, 1.0) * (TOP - 0.5))
 
 
-def _index(lacking: jax.Array) -> jax.Array:
-    """HaarPSI from how much the weighted mean of `l(HS)` is below `l(1)`."""
+def index_of(lacking: jax.Array) -> jax.Array:
+    """HaarPSI in [0, 1] `(...)` from how much the mean of `l(HS)` is below `l(1)`."""
     # The difference of logarithms, taken from its value for images that agree: exact
     # there, where l(1) / (1 - l(1)) in float32 is not.
-    change = jnp.log1p(-lacking / _TOP) - jnp.log1p(lacking / (1 - _TOP))
+    change = jnp.log1p(-lacking / TOP) - jnp.log1p(lacking / (1 - TOP))
     return jnp.square(1.0 + change / ALPHA)
 
 
 def _sums(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How much the weighted mean of `l(HS)` lacks `(...)`, and each pixel's share of
     it at half the size, `(..., h, w)`, whose mean it is.
+    """
+    lacking, weight = lacking_and_weight(reference, distorted)
+    total = weight.mean((-2, -1), keepdims=True)
+    share = jnp.maximum(lacking / jnp.where(total > 0, total, 1.0), 0.0)
+    return share.mean((-2, -1)), share
+
+
+def lacking_and_weight(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> tuple[Float[Array, "*batch h2 w2"], Float[Array, "*batch h2 w2"]]:
+    """At half the size `(..., h, w)`: how much `l(HS)` is below its largest value,
+    weighted and summed over the three kinds of structure, 0 or more but for rounding;
+    and the sum of these weights, 0 or more.
     """
     (y_r, i_r, q_r), (y_d, i_d, q_d) = (
         [average_same(mix(images, weights), 2) for weights in YIQ]
@@ -103,15 +116,11 @@ def _sums(reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, jax.Ar
     similarities.append((chroma[0] + chroma[1]) / 2)
     weights.append((weights[0] + weights[1]) / 2)
 
-    total = (weights[0] + weights[1] + weights[2]).mean((-2, -1), keepdims=True)
-    anything = total > 0
-    total = jnp.where(anything, total, 1.0)
     lacking = [
-        weight * (_TOP - jax.nn.sigmoid(ALPHA * similar))
+        weight * (TOP - jax.nn.sigmoid(ALPHA * similar))
         for weight, similar in zip(weights, similarities, strict=True)
     ]
-    share = jnp.maximum((lacking[0] + lacking[1] + lacking[2]) / total, 0.0)
-    return share.mean((-2, -1)), share
+    return lacking[0] + lacking[1] + lacking[2], weights[0] + weights[1] + weights[2]
 
 
 def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
