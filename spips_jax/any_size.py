@@ -37,9 +37,9 @@ class AnySize:
     that overlap; the scores are those of the metric but for rounding, about 1e-6 of
     them (docs/files.md). There is no gradient: a training step has one size.
 
-    The networks and psnr, ssim, ms-ssim, gmsd and haarpsi, alone or as maps of SPIPS,
-    can be scored so. vif, fsim, fsimc, vsi and mdsi, which reduce images by a factor
-    that depends on their size, or filter them as a whole, can't.
+    SPIPS, LPIPS, DISTS, psnr, ssim, ms-ssim, gmsd and haarpsi can be scored so. fsim,
+    fsimc and vsi filter an image as a whole, mdsi and vif were not worth it: they
+    can't, nor can SPIPS with the maps of these but MDSI's.
 
     Attributes:
       metric: whose scores these are.
@@ -58,7 +58,7 @@ class AnySize:
             )
         self.metric = metric
         self._plain = metric.plain()
-        self._coarse = bool(metric.module.needs_coarse)
+        self._needs = metric.module.canvas_needs
         self._ready: set[packing.Size] = set()
 
     @staticmethod
@@ -130,7 +130,7 @@ class AnySize:
         """
         for size in sizes:
             canvas = packing.fill(
-                packing.Layout(size, (), (), ()), [], [], coarse=self._coarse
+                packing.Layout(size, (), (), ()), [], [], needs=self._needs
             )
             sums = _measure(self._plain, canvas)
             self._ready.add(size)
@@ -169,9 +169,9 @@ class AnySize:
         scales = [num_scales(*shape) for shape in shapes]
         found: dict[int, Any] = {}
         running: list[tuple[packing.Layout, Any]] = []
-        for layout in packing.layouts(shapes, ready=self._ready, coarse=self._coarse):
+        for layout in packing.layouts(shapes, ready=self._ready, needs=self._needs):
             canvas = packing.fill(
-                layout, pairs, scales, value_range=value_range, coarse=self._coarse
+                layout, pairs, scales, value_range=value_range, needs=self._needs
             )
             running.append((layout, _measure(self._plain, canvas)))
             self._ready.add(layout.size)

@@ -47,7 +47,7 @@ class Lpips(nn.Module):
 
     higher_is_better: ClassVar[bool] = False
     on_canvas: ClassVar[bool] = True
-    needs_coarse: ClassVar[bool] = False
+    canvas_needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def min_size(self) -> int:
@@ -124,7 +124,7 @@ class Dists(nn.Module):
 
     higher_is_better: ClassVar[bool] = False
     on_canvas: ClassVar[bool] = True
-    needs_coarse: ClassVar[bool] = False
+    canvas_needs: ClassVar[frozenset[str]] = frozenset()
     C1: ClassVar[float] = 1e-6
     C2: ClassVar[float] = 1e-6
 
@@ -223,9 +223,9 @@ class Classical(nn.Module):
         return self.formula.__name__ in METRICS
 
     @property
-    def needs_coarse(self) -> bool:
-        """Whether `measure` looks at the coarse scales of a canvas."""
-        return self.formula is classical.ms_ssim
+    def canvas_needs(self) -> frozenset[str]:
+        """Which parts of a canvas beside the images `measure` looks at."""
+        return METRICS[self.formula.__name__].needs
 
     def measure(self, canvas: Canvas) -> dict[str, Any]:
         sums = METRICS[self.formula.__name__].sums(canvas)

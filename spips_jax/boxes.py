@@ -234,6 +234,30 @@ class Moments:
 
 
 @flax.struct.dataclass
+class Reduced:
+    """Images of a canvas, reduced as MDSI does, by a factor that each has.
+
+    Attributes:
+      pixels: `(2, 3, H, W)` float32 in [0, 1]; 0 between the images.
+      rows: how many counted rows of the image a row stands for, `(S, H)`.
+      columns: likewise, `(S, W)`.
+    """
+
+    pixels: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+
+    def images(self) -> jax.Array:
+        """`(2, H, W, 3)`."""
+        return jnp.moveaxis(self.pixels, 1, -1)
+
+    def sums(self, plane: jax.Array) -> jax.Array:
+        """Sums over each image's counted pixels of a plane `(H, W)`, `(S,)`."""
+        by_rows = jnp.matmul(self.rows, plane, precision=_PRECISION)
+        return (by_rows * self.columns).sum(-1)
+
+
+@flax.struct.dataclass
 class Canvas:
     """A pair of canvases: references on one, distorted images at the same places.
 
@@ -244,6 +268,7 @@ class Canvas:
         mirrored `BORDER`.
       coarse_boxes: where they lie: image by image, from fine to coarse; S times 4.
       scales: how many scales MS-SSIM has of each image, `(S,)` int32.
+      reduced: the images as MDSI sees them; None where they are not wanted.
     """
 
     pixels: jax.Array
@@ -251,6 +276,7 @@ class Canvas:
     coarse: jax.Array
     coarse_boxes: Boxes
     scales: jax.Array
+    reduced: Reduced | None
 
     def planes(self) -> jax.Array:
         """The images without their borders, 0 elsewhere: `(2, 3, H, W)`."""

@@ -6,12 +6,13 @@ All of it is NumPy on the host; `spips_jax.boxes` says what a canvas is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from spips_jax.boxes import ALIGNMENT, BORDER, Boxes, Canvas, Span
+from spips_jax.boxes import ALIGNMENT, BORDER, Boxes, Canvas, Reduced, Span
+from spips_jax.classical.filters import factor_for
 
 COARSE = 4
 """MS-SSIM's scales but the finest."""
@@ -212,18 +213,19 @@ def layouts(
     shapes: Sequence[tuple[int, int]],
     *,
     ready: Collection[Size] = (),
-    coarse: bool = True,
+    needs: Collection[str] = ("coarse",),
 ) -> list[Layout]:
     """Puts images on canvases of one size, and of a smaller one where that pays.
 
     Args:
       shapes: height and width of each image.
       ready: sizes whose programs are there already.
-      coarse: whether MS-SSIM's coarse scales need room, too.
+      needs: parts of the canvas beside the images; "coarse" takes room.
 
     Returns:
       Layouts that together have every image once, in one piece or in several.
     """
+    coarse = "coarse" in needs
     best: list[Layout] = []
     least = np.inf
     whole = [size for size in SIZES if all(fits(size, *shape) for shape in shapes)]
@@ -314,7 +316,7 @@ def fill(
     scales: Sequence[int],
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
-    coarse: bool = True,
+    needs: Collection[str] = ("coarse",),
 ) -> Canvas:
     """The arrays of a canvas, from the pairs of images that the layout is of.
 
@@ -323,11 +325,11 @@ def fill(
       pairs: reference and distorted image, `(H, W, 3)` each, uint8 or floats.
       scales: how many scales MS-SSIM has of each pair.
       value_range: lowest and highest value of images that are floats.
-      coarse: whether the coarse scales are wanted.
+      needs: parts of the canvas beside the images: "coarse", "reduced".
     """
     size = layout.size
     pixels = np.zeros((2, 3, size.height, size.width), np.float32)
-    sheet = np.zeros((2, 3, *(size.coarse if coarse else (0, 0))), np.float32)
+    sheet = np.zeros((2, 3, *(size.coarse if "coarse" in needs else (0, 0))), np.float32)
     for piece, place, coarse_places in zip(
         layout.pieces, layout.places, layout.coarse, strict=True
     ):
@@ -348,7 +350,83 @@ def fill(
             + [COARSE + 1] * (size.slots - len(layout.pieces)),
             np.int32,
         ),
+        reduced=_reduced(layout, pairs, value_range) if "reduced" in needs else None,
     )
+
+
+def _reduced(
+    layout: Layout,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    value_range: tuple[float, float],
+) -> Reduced:
+    """The images as MDSI reduces them, each where it is on the canvas.
+
+    Of an image in pieces each has its part of the reduced one.
+    """
+    size = layout.size
+    pixels = np.zeros((2, 3, size.height, size.width), np.float32)
+    weights = [
+        np.zeros((size.slots, side), np.float32) for side in (size.height, size.width)
+    ]
+    for slot, (piece, place) in enumerate(
+        zip(layout.pieces, layout.places, strict=True)
+    ):
+        factor = factor_for(piece.height, piece.width)
+        parts = []
+        for axis, (length, counted) in enumerate(
+            (
+                (piece.height, piece.counted_rows),
+                (piece.width, piece.counted_columns),
+            )
+        ):
+            stands_for = _stands_for(length, factor)
+            start, stop = (-(-edge // factor) for edge in counted)
+            if counted[1] == length:
+                stop = len(stands_for)
+            first, after = max(0, start - 1), min(len(stands_for), stop + 1)
+            parts.append((first, after))
+            begin = place[axis] + start - first
+            weights[axis][slot, begin : begin + stop - start] = stands_for[start:stop]
+        for side, image in enumerate(pairs[piece.image]):
+            planes = _average_same(image, factor, parts, value_range)
+            height, width = planes.shape[-2:]
+            pixels[
+                side, :, place[0] : place[0] + height, place[1] : place[1] + width
+            ] = planes
+    return Reduced(pixels, *weights)
+
+
+@cache
+def _stands_for(length: int, factor: int) -> np.ndarray:
+    """How many positions of a side each of the reduced side stands for.
+
+    As `filters.enlarge` has it: the last also for what is beyond.
+    """
+    skip = (factor - 1) // 2
+    reduced = (length + factor - 1) // factor
+    edges = np.clip(np.arange(reduced + 1) * factor - skip, 0, length)
+    edges[-1] = length
+    return np.diff(edges).astype(np.float32)
+
+
+def _average_same(
+    image: np.ndarray,
+    factor: int,
+    parts: Sequence[tuple[int, int]],
+    value_range: tuple[float, float],
+) -> np.ndarray:
+    """Rows and columns of `filters.average_same` of an image, `(3, h, w)`."""
+    skip, cuts, pads = (factor - 1) // 2, [], []
+    for (first, after), length in zip(parts, image.shape[:2], strict=True):
+        begin, end = first * factor - skip, after * factor - skip
+        cuts.append(slice(max(begin, 0), min(end, length)))
+        pads.append((max(-begin, 0), max(end - length, 0)))
+    planes = np.moveaxis(_to_unit_range(image[tuple(cuts)], value_range), -1, 0)
+    if factor == 1:
+        return planes
+    planes = np.pad(planes, [(0, 0), *pads])
+    rows = sum(planes[:, k::factor] for k in range(factor))
+    return sum(rows[:, :, k::factor] for k in range(factor)) / np.float32(factor**2)
 
 
 def _to_unit_range(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:

@@ -216,9 +216,9 @@ class Spips(nn.Module):
         return set(self.classical) <= set(ERRORS)
 
     @property
-    def needs_coarse(self) -> bool:
-        """Whether `measure` looks at the coarse scales of a canvas."""
-        return "ms_ssim" in self.classical
+    def canvas_needs(self) -> frozenset[str]:
+        """Which parts of a canvas beside the images `measure` looks at."""
+        return frozenset().union(*(ERRORS[name].needs for name in self.classical))
 
     def measure(self, canvas: Canvas) -> dict[str, Any]:
         """Sums over each image of a canvas, `(S, ...)`, for `score_measured`."""

@@ -132,10 +132,27 @@ def _mdsi_similarity(
 ) -> tuple[jax.Array, int]:
     """GCS at the reduced size, and the factor of the reduction."""
     factor = factor_for(*reference.shape[-3:-1])
-    (l_r, h_r, m_r), (l_d, h_d, m_d) = (
+    reduced = (
         [average_same(mix(images, weights), factor) for weights in MDSI_LHM]
         for images in (reference, distorted)
     )
+    return _gcs(*reduced), factor
+
+
+def mdsi_reduced_error(
+    reference: Float[Array, "*batch h w 3"], distorted: Float[Array, "*batch h w 3"]
+) -> Float[Array, "*batch h w"]:
+    """`mdsi_error`, `(..., H, W)`, 0 or more, of images reduced already."""
+    planes = (
+        [mix(images, weights) for weights in MDSI_LHM]
+        for images in (reference, distorted)
+    )
+    return jnp.maximum(1.0 - _gcs(*planes), 0.0)
+
+
+def _gcs(reference: list[jax.Array], distorted: list[jax.Array]) -> jax.Array:
+    """GCS of L, H and M."""
+    (l_r, h_r, m_r), (l_d, h_d, m_d) = reference, distorted
     (x_r, y_r), (x_d, y_d) = (derivatives(luma, PREWITT) for luma in (l_r, l_d))
     # Derivatives are linear: those of the mean image are the mean of both images'.
     g_r, g_d, g_f = (
@@ -148,4 +165,4 @@ def _mdsi_similarity(
     )
     squares = jnp.square(h_r) + jnp.square(h_d) + jnp.square(m_r) + jnp.square(m_d)
     cs = 1.0 - (jnp.square(h_r - h_d) + jnp.square(m_r - m_d)) / (squares + c3)
-    return MDSI_ALPHA * gs + (1 - MDSI_ALPHA) * cs, factor
+    return MDSI_ALPHA * gs + (1 - MDSI_ALPHA) * cs

@@ -18,7 +18,7 @@ import numpy as np
 
 from spips_jax.boxes import BORDER, Boxes, Canvas
 from spips_jax.classical.filters import mean_of_channels
-from spips_jax.classical.gradients import gmsd_differences
+from spips_jax.classical.gradients import gmsd_differences, mdsi_reduced_error
 from spips_jax.classical.structural import (
     CONTRAST_FLOOR,
     NO_LUMINANCE,
@@ -155,6 +155,10 @@ def _gmsd_sums(canvas: Canvas) -> jax.Array:
     return canvas.boxes.sums(gmsd_differences(*canvas.images()))
 
 
+def _mdsi_sums(canvas: Canvas) -> jax.Array:
+    return canvas.reduced.sums(mdsi_reduced_error(*canvas.reduced.images()))
+
+
 def _haarpsi_sums(canvas: Canvas) -> Sums:
     lacking, weight = lacking_and_weight(*canvas.images())
     lacking = jnp.maximum(lacking, 0.0)
@@ -183,19 +187,23 @@ class Measure:
     Attributes:
       sums: of a canvas, over each image.
       mean: of such sums, and of the number of pixels `(...)`: the measure `(...)`.
+      needs: which parts of a canvas beside the images: "coarse", "reduced".
     """
 
     sums: Callable[[Canvas], Any]
     mean: Callable[[Any, jax.Array], jax.Array] = lambda sums, count: sums / count
+    needs: frozenset[str] = frozenset()
 
 
 ERRORS: dict[str, Measure] = {
     "psnr": Measure(sums=_squared_sums),
     "ssim": Measure(sums=lambda canvas: error_sums(canvas, names=["ssim"])["ssim"]),
     "ms_ssim": Measure(
-        sums=lambda canvas: error_sums(canvas, names=["ms_ssim"])["ms_ssim"]
+        sums=lambda canvas: error_sums(canvas, names=["ms_ssim"])["ms_ssim"],
+        needs=frozenset({"coarse"}),
     ),
     "gmsd": Measure(sums=_gmsd_sums),
+    "mdsi": Measure(sums=_mdsi_sums, needs=frozenset({"reduced"})),
     "haarpsi": Measure(sums=_haarpsi_sums, mean=_haarpsi_mean),
 }
 """The mean errors of maps that can be had on canvases, by their names in `MAPS`."""
@@ -260,7 +268,9 @@ def _haarpsi(sums: Sums, count: jax.Array) -> jax.Array:
 METRICS: dict[str, Measure] = {
     "psnr": Measure(sums=_squared_sums, mean=_psnr),
     "ssim": Measure(sums=_ssim_sums, mean=_ssim),
-    "ms_ssim": Measure(sums=_ms_ssim_sums, mean=_ms_ssim),
+    "ms_ssim": Measure(
+        sums=_ms_ssim_sums, mean=_ms_ssim, needs=frozenset({"coarse"})
+    ),
     "gmsd": Measure(sums=_gmsd_moments, mean=_gmsd),
     "haarpsi": Measure(sums=_haarpsi_sums, mean=_haarpsi),
 }
