@@ -15,7 +15,7 @@ from spips_jax.images import MIN_SIZE, Images
 from spips_jax.metric import Metric
 
 ROWS = 16
-"""Sums of so many images become scores at once, by one program whatever their number."""
+"""So many sums become scores at once, by one program whatever the number of images."""
 
 MOST = 64
 """Pairs that are packed together; more fill canvases hardly better."""
@@ -201,10 +201,9 @@ def _batches(
 
 def _collect(found: dict[int, Any], layout: packing.Layout, sums: Any) -> None:
     """Adds what a program measured to the sums of the images, in float64."""
-    leaves, structure = jax.tree.flatten(jax.device_get(sums))
-    leaves = [np.asarray(leaf, np.float64) for leaf in leaves]
+    sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
     for slot, piece in enumerate(layout.pieces):
-        row = structure.unflatten([leaf[slot] for leaf in leaves])
+        row = jax.tree.map(lambda x, slot=slot: x[slot], sums)
         before = found.get(piece.image)
         found[piece.image] = row if before is None else _add(before, row)
 

@@ -10,8 +10,8 @@ the cut is our choice. Parameters carry the literature's layer names
 All that the package knows of a backbone is its record in `BACKBONES`: to add one, write
 its module and its record here.
 
-A backbone takes images on a canvas, too, as a `spips_jax.boxes.Placed`, and returns such:
-its layers are those of this module, which know of boxes.
+A backbone takes images on a canvas, too, as a `spips_jax.boxes.Placed`, and returns
+such: its layers are those of this module, which know of boxes.
 
 float32 runs at `Precision.HIGHEST` whatever the global setting, because TF32 moves
 distances by half a per cent; `dtype=jnp.bfloat16` is opt-in.
@@ -73,8 +73,8 @@ class Convolution(nn.Conv):
     """A convolution of images, or of images on a canvas."""
 
     def __call__(self, x: Any) -> Any:
-        (size, *_), (stride, *_) = self.kernel_size, self.strides
-        ((padding, _), _) = self.padding
+        options: Any = (self.kernel_size, self.strides, self.padding)
+        (size, _), (stride, _), ((padding, _), _) = options
         return through(
             super().__call__,
             x,
@@ -223,7 +223,7 @@ class Fire(nn.Module):
 def _side_by_side(x: Any, y: Any) -> Any:
     """The channels of both."""
     if isinstance(x, Placed):
-        return x.replace(array=_side_by_side(x.array, y.array))
+        return Placed(_side_by_side(x.array, y.array), x.boxes)
     return jnp.concatenate([x, y], axis=-1)
 
 

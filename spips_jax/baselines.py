@@ -219,7 +219,7 @@ class Classical(nn.Module):
 
     @property
     def on_canvas(self) -> bool:
-        """Whether there is `measure`: not for those that reduce images by their size."""
+        """Whether there is `measure`: not for FSIM, FSIMc, VSI, VIF and MDSI."""
         return self.formula.__name__ in METRICS
 
     @property

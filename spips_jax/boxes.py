@@ -44,11 +44,16 @@ class Span:
       ends: whether what is counted ends where the image does.
     """
 
-    begin: jax.Array
-    end: jax.Array
-    start: jax.Array
-    stop: jax.Array
-    ends: jax.Array
+    begin: Any
+    end: Any
+    start: Any
+    stop: Any
+    ends: Any
+
+    @classmethod
+    def of(cls, table: Any) -> Span:
+        """From begin, end, start, stop and ends `(5, S)`."""
+        return cls(table[0], table[1], table[2], table[3], table[4] > 0)
 
     def strided(self, stride: int, length: Callable[[Any], Any]) -> Span:
         """After a layer of a stride, which makes `length(n)` positions of n."""
@@ -64,7 +69,8 @@ class Span:
         """Without the counted positions nearer than `edge` to the image's ends."""
         start = jnp.where(self.start == self.begin, self.begin + edge, self.start)
         stop = jnp.where(self.ends, self.end - edge, self.stop)
-        return self.replace(start=start, stop=jnp.maximum(stop, start))
+        stop = jnp.maximum(stop, start)
+        return Span(self.begin, self.end, start, stop, self.ends)
 
 
 @flax.struct.dataclass
@@ -98,9 +104,7 @@ class Boxes:
 
     def inner(self, edge: int) -> Boxes:
         """Without the counted positions nearer than `edge` to the images' ends."""
-        return self.replace(
-            rows=self.rows.inner(edge), columns=self.columns.inner(edge)
-        )
+        return Boxes(self.rows.inner(edge), self.columns.inner(edge), self.shape)
 
     def mask(self) -> jax.Array:
         """Whether a position is of an image, `(H, W)`."""
@@ -158,8 +162,7 @@ class Boxes:
         total = jnp.maximum(count, 1.0)[:, None]
         means = [self.channel_sums(one) / total for one in (x, y)]
         x, y = (
-            one - self.spread(mean)
-            for one, mean in zip((x, y), means, strict=True)
+            one - self.spread(mean) for one, mean in zip((x, y), means, strict=True)
         )
         squares = [self.channel_sums(jnp.square(one)) for one in (x, y, x - y)]
         return Moments(count, *means, *squares)
@@ -197,9 +200,8 @@ def _between(begin: jax.Array, end: jax.Array, size: int) -> jax.Array:
 class Moments:
     """Moments of two signals x and y over the counted positions of images.
 
-    Those of two pieces of an image add up to those of the image, by Chan, Golub &
-    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
-    1979.
+    Those of two pieces of an image add up to those of the image: Chan, Golub & LeVeque,
+    "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 
     Attributes:
       count: positions, `(...)`.
@@ -243,9 +245,9 @@ class Reduced:
       columns: likewise, `(S, W)`.
     """
 
-    pixels: jax.Array
-    rows: jax.Array
-    columns: jax.Array
+    pixels: Any
+    rows: Any
+    columns: Any
 
     def images(self) -> jax.Array:
         """`(2, H, W, 3)`."""
@@ -271,11 +273,11 @@ class Canvas:
       reduced: the images as MDSI sees them; None where they are not wanted.
     """
 
-    pixels: jax.Array
+    pixels: Any
     boxes: Boxes
-    coarse: jax.Array
+    coarse: Any
     coarse_boxes: Boxes
-    scales: jax.Array
+    scales: Any
     reduced: Reduced | None
 
     def planes(self) -> jax.Array:
@@ -296,14 +298,14 @@ class Placed:
       boxes: where the images lie.
     """
 
-    array: jax.Array
+    array: Any
     boxes: Boxes
 
     def masked(self) -> Placed:
         """With 0 outside the images, as beyond the edge of an image alone."""
         mask = self.boxes.mask()[None, :, :, None]
         zero = jnp.zeros((), self.array.dtype)
-        return self.replace(array=jnp.where(mask, self.array, zero))
+        return Placed(jnp.where(mask, self.array, zero), self.boxes)
 
 
 def through(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from itertools import pairwise
 
 import numpy as np
 
@@ -154,7 +155,12 @@ class _Free:
             if top >= b or bottom <= t or left >= r or right <= l:
                 left_over.append(one)
                 continue
-            parts = ((t, l, top, r), (bottom, l, b, r), (t, l, b, left), (t, right, b, r))
+            parts = (
+                (t, l, top, r),
+                (bottom, l, b, r),
+                (t, l, b, left),
+                (t, right, b, r),
+            )
             left_over += [p for p in parts if p[0] < p[2] and p[1] < p[3]]
         left_over = list(dict.fromkeys(left_over))
         self.rectangles = [
@@ -196,7 +202,7 @@ def _cut(length: int, most: int) -> list[tuple[tuple[int, int], tuple[int, int]]
     edges = [*range(0, length, step), length]
     return [
         ((max(0, start - OVERLAP), min(length, stop + OVERLAP)), (start, stop))
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
     ]
 
 
@@ -262,7 +268,9 @@ def _fill(
     # The first row and column hold the border of what is beside them.
     free = _Free(size.height - ALIGNMENT, size.width - ALIGNMENT)
     sheet = _Free(*size.coarse)
-    on, places, coarse_places, left = [], [], [], []
+    on: list[Piece] = []
+    left: list[Piece] = []
+    places, coarse_places = [], []
     refused: list[tuple[int, int]] = []
     for piece in pieces:
         height, width = map(_room, piece.shape)
@@ -329,7 +337,9 @@ def fill(
     """
     size = layout.size
     pixels = np.zeros((2, 3, size.height, size.width), np.float32)
-    sheet = np.zeros((2, 3, *(size.coarse if "coarse" in needs else (0, 0))), np.float32)
+    sheet = np.zeros(
+        (2, 3, *(size.coarse if "coarse" in needs else (0, 0))), np.float32
+    )
     for piece, place, coarse_places in zip(
         layout.pieces, layout.places, layout.coarse, strict=True
     ):
@@ -393,7 +403,7 @@ def _reduced(
             pixels[
                 side, :, place[0] : place[0] + height, place[1] : place[1] + width
             ] = planes
-    return Reduced(pixels, *weights)
+    return Reduced(pixels, weights[0], weights[1])
 
 
 @cache
@@ -425,8 +435,9 @@ def _average_same(
     if factor == 1:
         return planes
     planes = np.pad(planes, [(0, 0), *pads])
-    rows = sum(planes[:, k::factor] for k in range(factor))
-    return sum(rows[:, :, k::factor] for k in range(factor)) / np.float32(factor**2)
+    rows = reduce(np.add, [planes[:, k::factor] for k in range(factor)])
+    columns = [rows[:, :, k::factor] for k in range(factor)]
+    return reduce(np.add, columns) / np.float32(factor**2)
 
 
 def _to_unit_range(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -475,7 +486,7 @@ def _boxes(layout: Layout) -> Boxes:
             shift = place[axis] - part[0]
             boxes[:4, slot] = [edge + shift for edge in (*part, *counted)]
             boxes[4, slot] = counted[1] == whole
-        spans.append(Span(*boxes[:4], boxes[4].astype(bool)))
+        spans.append(Span.of(boxes))
     return Boxes(spans[0], spans[1], (layout.size.height, layout.size.width))
 
 
@@ -501,6 +512,5 @@ def _coarse_boxes(layout: Layout, shape: tuple[int, ...]) -> Boxes:
                     begin + counted,
                     ends,
                 )
-        flat = boxes.reshape(5, -1)
-        spans.append(Span(*flat[:4], flat[4].astype(bool)))
+        spans.append(Span.of(boxes.reshape(5, -1)))
     return Boxes(spans[0], spans[1], (shape[0], shape[1]))

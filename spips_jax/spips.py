@@ -112,7 +112,7 @@ def place_taps(backbone: Any, canvas: Canvas) -> dict[str, tuple[Placed, Placed]
     images = backbone.normalize(canvas.images())
     taps = backbone(Placed(images, canvas.boxes).masked())
     return {
-        tap: (x.replace(array=x.array[:1]), x.replace(array=x.array[1:]))
+        tap: (Placed(x.array[:1], x.boxes), Placed(x.array[1:], x.boxes))
         for tap, x in taps.items()
     }
 
@@ -224,7 +224,7 @@ class Spips(nn.Module):
         """Sums over each image of a canvas, `(S, ...)`, for `score_measured`."""
         taps = {}
         for tap, pair in place_taps(self.backbone, canvas).items():
-            x, y = (one.replace(array=one.array.astype(jnp.float32)) for one in pair)
+            x, y = (Placed(one.array.astype(jnp.float32), one.boxes) for one in pair)
             taps[tap] = tap_sums(x, y)
         return {
             "taps": taps,

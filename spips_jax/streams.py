@@ -73,7 +73,7 @@ def texture_difference(
 
 
 def texture_of_means(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Any:
-    """`texture_difference`, `(..., C)` in [0, 1], of the means of channels `(..., C)`."""
+    """`texture_difference`, `(..., C)` in [0, 1], of channels' means `(..., C)`."""
     return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
 
 

@@ -68,7 +68,7 @@ def mean_errors(sums: Sums, *, names: Sequence[str]) -> dict[str, jax.Array]:
 
 
 def _finest(canvas: Canvas) -> tuple[jax.Array, jax.Array]:
-    """SSIM's map and its contrast-structure part, `(3, H, W)` each, where images are."""
+    """SSIM's map and its contrast-structure part where images are, `(3, H, W)`."""
     x, y = canvas.pixels
     maps = [ssim_inside(x, y, k1=k1) for k1 in (SSIM_K1, NO_LUMINANCE)]
     edge = [(0, 0), (BORDER, BORDER), (BORDER, BORDER)]
@@ -102,20 +102,23 @@ def _ms_ssim_error(canvas: Canvas, contrast: jax.Array) -> jax.Array:
     aligned = [canvas.boxes]
     for _ in range(len(POWER_FACTORS) - 1):
         aligned.append(aligned[-1].halved())
-    total = None
+    total: jax.Array | None = None
     for scale in range(len(POWER_FACTORS) - 1, 0, -1):
         boxes = aligned[scale]
         here = _moved(coarse, canvas.coarse_boxes, boxes, scale - 1)
         total = here if total is None else here + total
         total = _double(total, boxes)
-    total = log(contrast, by_scale[:, 0], canvas.boxes) + total
+    finest = log(contrast, by_scale[:, 0], canvas.boxes)
+    total = finest if total is None else finest + total
     return mean_of_channels(-jnp.expm1(total))
 
 
 def _moved(coarse: jax.Array, sheet: Boxes, boxes: Boxes, scale: int) -> jax.Array:
     """A scale of all images, from the sheet to where the images are, `(3, h, w)`."""
     images = boxes.rows.begin.shape[0]
-    begins = [span.begin.reshape(images, -1)[:, scale] for span in (sheet.rows, sheet.columns)]
+    begins = [
+        span.begin.reshape(images, -1)[:, scale] for span in (sheet.rows, sheet.columns)
+    ]
     shifts = jnp.stack(
         [begins[0] - boxes.rows.begin, begins[1] - boxes.columns.begin], axis=-1
     )
@@ -156,6 +159,7 @@ def _gmsd_sums(canvas: Canvas) -> jax.Array:
 
 
 def _mdsi_sums(canvas: Canvas) -> jax.Array:
+    assert canvas.reduced is not None  # `needs` says so
     return canvas.reduced.sums(mdsi_reduced_error(*canvas.reduced.images()))
 
 
@@ -268,9 +272,7 @@ def _haarpsi(sums: Sums, count: jax.Array) -> jax.Array:
 METRICS: dict[str, Measure] = {
     "psnr": Measure(sums=_squared_sums, mean=_psnr),
     "ssim": Measure(sums=_ssim_sums, mean=_ssim),
-    "ms_ssim": Measure(
-        sums=_ms_ssim_sums, mean=_ms_ssim, needs=frozenset({"coarse"})
-    ),
+    "ms_ssim": Measure(sums=_ms_ssim_sums, mean=_ms_ssim, needs=frozenset({"coarse"})),
     "gmsd": Measure(sums=_gmsd_moments, mean=_gmsd),
     "haarpsi": Measure(sums=_haarpsi_sums, mean=_haarpsi),
 }

@@ -5,7 +5,7 @@ The SSIM arithmetic is dm-pix's, with a faster filter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dm_pix
 import jax
@@ -152,7 +152,7 @@ def ssim_inside(
     x: Float[Array, "*batch h w"],
     y: Float[Array, "*batch h w"],
     *,
-    k1: float | Float[Array, "#h2 #w2"] = SSIM_K1,
+    k1: Any = SSIM_K1,
 ) -> Float[Array, "*batch h2 w2"]:
     """SSIM `(..., H - 10, W - 10)` in [-1, 1] at the windows inside `(..., H, W)`.
 

@@ -139,7 +139,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def _score(metric: Metric, row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Scores a pair again; relative paths start here, or at the file's folder."""
-    from spips_jax.commands.score import score_pairs
+    from spips_jax.commands.scoring import score_pairs
 
     paths = [row[name] for name in ("reference", "distorted")]
     there = [path if Path(path).exists() else str(folder / path) for path in paths]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spips_jax.commands.pairs import Pair, find_pairs, make_folder, map_files
-from spips_jax.commands.rows import check_ending, opinion_of, writers
-from spips_jax.messages import UserError, one_line, out_of_memory
+from spips_jax.commands.rows import check_ending, writers
+from spips_jax.messages import UserError
 
 if TYPE_CHECKING:
-    from spips_jax.image_files import ImageFile
     from spips_jax.metric import Metric
 
 DEFAULT = "spips-lite"
@@ -113,6 +110,7 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from spips_jax.cache import cache_compilations
+    from spips_jax.commands.scoring import score_pairs
     from spips_jax.parallel import check_devices
     from spips_jax.progress import Bar
 
@@ -205,163 +203,3 @@ def load(args: argparse.Namespace, model: str) -> Metric:
     return loading.load(
         model, trained=not args.untrained, weights=args.weights, head=args.head
     )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What came of a pair.
-
-    Attributes:
-      rows: one for each metric, with "error" where it has no score.
-      warnings: lines.
-    """
-
-    rows: list[dict[str, Any]]
-    warnings: list[str]
-
-    @property
-    def errors(self) -> list[str]:
-        """The different errors of the rows."""
-        return list(dict.fromkeys(row["error"] for row in self.rows if "error" in row))
-
-
-def score_pairs(
-    metrics: Sequence[Metric],
-    pairs: Sequence[Pair],
-    map_files: Sequence[Path | None],
-    *,
-    convert_profiles: bool = False,
-) -> Generator[Scored]:
-    """Scores pairs one by one by each metric, whatever is wrong with one of them."""
-    reference: _Reference | None = None
-    with closing(_read(pairs, convert_profiles=convert_profiles)) as images:
-        for (pair, original, image), map_file in zip(images, map_files, strict=True):
-            if isinstance(original, Exception):
-                yield _failed(metrics, pair, original)
-            elif isinstance(image, Exception):
-                yield _failed(metrics, pair, image)
-            else:
-                # A reference often meets several images in a row: it is run once.
-                if reference is None or reference.image is not original:
-                    reference = _Reference(original)
-                yield _score(metrics, pair, reference, image, map_file)
-
-
-def _read(
-    pairs: Sequence[Pair], *, convert_profiles: bool
-) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception]]:
-    """Reads the images of pairs, or why they cannot be read; see `read_ahead`."""
-    from spips_jax.commands.ahead import read_ahead
-    from spips_jax.image_files import open_image
-
-    def read(path: str) -> ImageFile:
-        # Each metric says itself which size it needs.
-        return open_image(path, min_size=1, convert_profile=convert_profiles)
-
-    return read_ahead(pairs, read)
-
-
-def _failed(metrics: Sequence[Metric], pair: Pair, error: Exception) -> Scored:
-    """A pair of which an image cannot be read."""
-    reason = _reason(error, "")
-    return Scored([{**_row(pair, one), "error": reason} for one in metrics], [])
-
-
-def _score(
-    metrics: Sequence[Metric],
-    pair: Pair,
-    reference: _Reference,
-    image: ImageFile,
-    map_file: Path | None,
-) -> Scored:
-    """Scores a pair that was read by each metric."""
-    warnings: list[str] = []
-    rows = [_row(pair, metric) for metric in metrics]
-    if reference.image.profile != image.profile:
-        warnings.append(
-            f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
-            f" {reference.image.profile} and {image.profile}; values are compared as"
-            " stored (--convert-profiles converts both to sRGB)"
-        )
-    for number, (metric, row) in enumerate(zip(metrics, rows, strict=True)):
-        try:
-            features = reference.features(number, metric)
-            row |= _compare(metric, features, image, map_file)
-            if metric.calibration is not None:
-                opinion = float(metric.calibration(row["score"]))
-                row[metric.calibration.opinion] = opinion
-        except Exception as error:
-            row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
-    return Scored(rows, warnings)
-
-
-def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
-    row = {
-        "reference": pair.reference,
-        "distorted": pair.distorted,
-        "model": metric.name,
-        "score": None,
-    }
-    opinion = opinion_of(metric)
-    return row if opinion is None else {**row, opinion: None}
-
-
-class _Reference:
-    """An original: its pixels and each metric's features of it, made when needed."""
-
-    def __init__(self, image: ImageFile) -> None:
-        self.image = image
-        self._features: dict[int, Any] = {}
-
-    def features(self, number: int, metric: Metric) -> Any:
-        if number not in self._features:
-            self._features[number] = metric.features(self.image.pixels)
-        return self._features[number]
-
-
-def _reason(error: Exception, names: str) -> str:
-    """Why a pair has no score, in a line; raises what ends the run all the same.
-
-    Args:
-      error: what was raised.
-      names: of the files, where the error's message has none.
-    """
-    if isinstance(error, ModuleNotFoundError):
-        raise error  # an extra that is missing is missing for all pairs
-    if out_of_memory(error):
-        return f"{names}too large for the memory; scale or crop both"
-    if isinstance(error, UserError | OSError):
-        return f"{names}{one_line(error)}"
-    return f"{names}{type(error).__name__}: {one_line(error)}"
-
-
-def _compare(
-    metric: Metric,
-    features: Any,
-    distorted: ImageFile,
-    map_file: Path | None,
-) -> dict[str, Any]:
-    import jax
-
-    if map_file is None:
-        return {"score": _finite(float(metric(features, distorted.pixels)))}
-    parts = metric.explain(features, distorted.pixels)
-    score = _finite(float(parts.score))
-    from spips_jax.heatmaps import write_heat_maps
-
-    write_heat_maps(
-        map_file,
-        reference=jax.device_get(features.image),
-        distorted=distorted.pixels,
-        comparison=jax.device_get(parts),
-        title=f"{metric.name} {score:.4f}",
-    )
-    streams = {stream: float(value) for stream, value in parts.streams.items()}
-    return {"score": score, **streams, "maps": str(map_file)}
-
-
-def _finite(score: float) -> float:
-    """JSON has no NaN, and images no way to one but through bad weights."""
-    if not math.isfinite(score):
-        raise UserError(f"the score is {score}, not a number")
-    return score

@@ -1,0 +1,287 @@
+"""Scoring pairs of image files: one by one, or many sizes together on canvases."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spips_jax.any_size import AnySize
+from spips_jax.commands.pairs import Pair
+from spips_jax.commands.rows import opinion_of
+from spips_jax.messages import UserError, one_line, out_of_memory
+
+if TYPE_CHECKING:
+    from spips_jax.image_files import ImageFile
+    from spips_jax.metric import Metric
+
+FEW = 2
+"""Sizes of images in a run that get programs of their own, which are the fastest."""
+
+MOST = 64
+AREA = 16_000_000
+"""Pairs, and pixels, that are packed together at most: more leave less of a canvas
+empty, and let the first scores wait longer."""
+
+LARGE = 4_000_000
+"""Pixels above which an image is cut into pieces, to save memory."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of a pair.
+
+    Attributes:
+      rows: one for each metric, with "error" where it has no score.
+      warnings: lines.
+    """
+
+    rows: list[dict[str, Any]]
+    warnings: list[str]
+
+    @property
+    def errors(self) -> list[str]:
+        """The different errors of the rows."""
+        return list(dict.fromkeys(row["error"] for row in self.rows if "error" in row))
+
+
+def score_pairs(
+    metrics: Sequence[Metric],
+    pairs: Sequence[Pair],
+    map_files: Sequence[Path | None],
+    *,
+    convert_profiles: bool = False,
+) -> Generator[Scored]:
+    """Scores pairs by each metric, in their order, whatever is wrong with one of them.
+
+    Pairs of many sizes are packed together on canvases, where a metric allows it and no
+    maps are wanted: a batch of pairs then comes at once.
+    """
+    scorer = _Scorer(metrics)
+    with closing(_read(pairs, convert_profiles=convert_profiles)) as images:
+        together = any(file is not None for file in map_files)
+        for batch in _batches(zip(images, map_files, strict=True), single=together):
+            yield from scorer.score(batch)
+
+
+_Read = tuple[Pair, "ImageFile | Exception", "ImageFile | Exception"]
+
+
+def _batches(
+    items: Iterable[tuple[_Read, Path | None]], *, single: bool
+) -> Iterator[list[tuple[_Read, Path | None]]]:
+    """At most `MOST` pairs, and `AREA` pixels; pairs by themselves if `single`."""
+    batch: list[tuple[_Read, Path | None]] = []
+    area = 0
+    for item in items:
+        (_, _, image), _ = item
+        size = 0 if isinstance(image, Exception) else image.pixels[..., 0].size
+        if batch and (single or len(batch) == MOST or area + size > AREA):
+            yield batch
+            batch, area = [], 0
+        batch.append(item)
+        area += size
+    if batch:
+        yield batch
+
+
+class _Scorer:
+    """Scores batches of pairs."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics = metrics
+        self._any_size = [
+            AnySize(metric) if AnySize.supports(metric) else None for metric in metrics
+        ]
+        self._sizes: set[tuple[int, ...]] = set()  # that were not put on canvases
+        self._reference: _Reference | None = None
+
+    def score(self, batch: Sequence[tuple[_Read, Path | None]]) -> Iterator[Scored]:
+        """Yields what came of each pair, in order."""
+        ahead = self._on_canvases(batch)
+        for number, ((pair, original, image), map_file) in enumerate(batch):
+            if isinstance(original, Exception):
+                yield _failed(self.metrics, pair, original)
+            elif isinstance(image, Exception):
+                yield _failed(self.metrics, pair, image)
+            else:
+                # A reference often meets several images in a row: it is run once.
+                if self._reference is None or self._reference.image is not original:
+                    self._reference = _Reference(original)
+                scores = [found.get(number) for found in ahead]
+                yield _score(
+                    self.metrics, pair, self._reference, image, map_file, scores
+                )
+
+    def _on_canvases(
+        self, batch: Sequence[tuple[_Read, Path | None]]
+    ) -> list[dict[int, float]]:
+        """By metric, the scores of those pairs that canvases are better for."""
+        images = {
+            number: (original.pixels, image.pixels)
+            for number, ((_, original, image), map_file) in enumerate(batch)
+            if map_file is None
+            and not isinstance(original, Exception)
+            and not isinstance(image, Exception)
+            and original.pixels.shape == image.pixels.shape
+        }
+        sizes = {x.shape for x, _ in images.values()}
+        large = any(math.prod(size[:2]) > LARGE for size in sizes)
+        if not large and len(self._sizes | sizes) <= FEW:
+            self._sizes |= sizes
+            return [{} for _ in self.metrics]
+        return [
+            {} if any_size is None else _together(any_size, images)
+            for any_size in self._any_size
+        ]
+
+
+def _together(
+    any_size: AnySize, images: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> dict[int, float]:
+    """The scores of pairs that can be scored together; none if all at once fail.
+
+    Those without a score are then tried one by one, so that each has its own error.
+    """
+    able = {}
+    for number, pair in images.items():
+        with contextlib.suppress(UserError):
+            any_size.metric.check(*pair)
+            able[number] = pair
+    try:
+        scores = any_size.pairs(able.values())
+    except ModuleNotFoundError:
+        raise
+    except Exception:
+        return {}
+    return dict(zip(able, scores.tolist(), strict=True))
+
+
+def _read(
+    pairs: Sequence[Pair], *, convert_profiles: bool
+) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception]]:
+    """Reads the images of pairs, or why they cannot be read; see `read_ahead`."""
+    from spips_jax.commands.ahead import read_ahead
+    from spips_jax.image_files import open_image
+
+    def read(path: str) -> ImageFile:
+        # Each metric says itself which size it needs.
+        return open_image(path, min_size=1, convert_profile=convert_profiles)
+
+    return read_ahead(pairs, read)
+
+
+def _failed(metrics: Sequence[Metric], pair: Pair, error: Exception) -> Scored:
+    """A pair of which an image cannot be read."""
+    reason = _reason(error, "")
+    return Scored([{**_row(pair, one), "error": reason} for one in metrics], [])
+
+
+def _score(
+    metrics: Sequence[Metric],
+    pair: Pair,
+    reference: _Reference,
+    image: ImageFile,
+    map_file: Path | None,
+    scores: Sequence[float | None],
+) -> Scored:
+    """Scores a pair that was read by each metric that has not scored it yet."""
+    warnings: list[str] = []
+    rows = [_row(pair, metric) for metric in metrics]
+    if reference.image.profile != image.profile:
+        warnings.append(
+            f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
+            f" {reference.image.profile} and {image.profile}; values are compared as"
+            " stored (--convert-profiles converts both to sRGB)"
+        )
+    for number, (metric, row) in enumerate(zip(metrics, rows, strict=True)):
+        try:
+            if (score := scores[number]) is not None:
+                row["score"] = _finite(score)
+            else:
+                features = reference.features(number, metric)
+                row |= _compare(metric, features, image, map_file)
+            if metric.calibration is not None:
+                opinion = float(metric.calibration(row["score"]))
+                row[metric.calibration.opinion] = opinion
+        except Exception as error:
+            row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
+    return Scored(rows, warnings)
+
+
+def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
+    row = {
+        "reference": pair.reference,
+        "distorted": pair.distorted,
+        "model": metric.name,
+        "score": None,
+    }
+    opinion = opinion_of(metric)
+    return row if opinion is None else {**row, opinion: None}
+
+
+class _Reference:
+    """An original: its pixels and each metric's features of it, made when needed."""
+
+    def __init__(self, image: ImageFile) -> None:
+        self.image = image
+        self._features: dict[int, Any] = {}
+
+    def features(self, number: int, metric: Metric) -> Any:
+        if number not in self._features:
+            self._features[number] = metric.features(self.image.pixels)
+        return self._features[number]
+
+
+def _reason(error: Exception, names: str) -> str:
+    """Why a pair has no score, in a line; raises what ends the run all the same.
+
+    Args:
+      error: what was raised.
+      names: of the files, where the error's message has none.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        raise error  # an extra that is missing is missing for all pairs
+    if out_of_memory(error):
+        return f"{names}too large for the memory; scale or crop both"
+    if isinstance(error, UserError | OSError):
+        return f"{names}{one_line(error)}"
+    return f"{names}{type(error).__name__}: {one_line(error)}"
+
+
+def _compare(
+    metric: Metric,
+    features: Any,
+    distorted: ImageFile,
+    map_file: Path | None,
+) -> dict[str, Any]:
+    import jax
+
+    if map_file is None:
+        return {"score": _finite(float(metric(features, distorted.pixels)))}
+    parts = metric.explain(features, distorted.pixels)
+    score = _finite(float(parts.score))
+    from spips_jax.heatmaps import write_heat_maps
+
+    write_heat_maps(
+        map_file,
+        reference=jax.device_get(features.image),
+        distorted=distorted.pixels,
+        comparison=jax.device_get(parts),
+        title=f"{metric.name} {score:.4f}",
+    )
+    streams = {stream: float(value) for stream, value in parts.streams.items()}
+    return {"score": score, **streams, "maps": str(map_file)}
+
+
+def _finite(score: float) -> float:
+    """JSON has no NaN, and images no way to one but through bad weights."""
+    if not math.isfinite(score):
+        raise UserError(f"the score is {score}, not a number")
+    return score
