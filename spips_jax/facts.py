@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from spips_jax.boxes import Canvas
-from spips_jax.classical.filters import LUMA, mix
+from spips_jax.classical.filters import LUMA, mean, mix
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -50,8 +50,8 @@ def facts(
     """
     mean_x, deviation_x, chroma_x = _moments(reference)
     mean_y, deviation_y, chroma_y = _moments(distorted)
-    shared = jnp.mean(deviation_x * deviation_y, axis=(-2, -1))
-    variance = jnp.square(deviation_x).mean((-2, -1))
+    shared = mean(deviation_x * deviation_y)
+    variance = mean(jnp.square(deviation_x))
     return _facts(mean_x, mean_y, variance, shared, chroma_x, chroma_y)
 
 
@@ -110,6 +110,6 @@ def _log_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
 def _moments(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean of Y, its deviation at each pixel, and the mean square of the chroma."""
     luma = mix(images, LUMA)
-    mean = luma.mean((-2, -1), keepdims=True)
-    chroma = _chroma(images, luma).mean((-2, -1))
-    return mean[..., 0, 0], luma - mean, chroma
+    average = mean(luma)
+    deviation = luma - average[..., None, None]
+    return average, deviation, mean(_chroma(images, luma))

@@ -202,11 +202,10 @@ class Spips(nn.Module):
             deep[_input(tap, "texture")] = texture_difference(x, y)
         images = reference.image, distorted.image
         classical, classical_images = {}, {}
-        for name in self.classical:
-            map_ = classical_maps.MAPS[name]
-            error = map_.error(*images)
-            classical[name] = map_.quality(mean(error))
-            classical_images[name] = map_.quality(error)
+        for name, error in classical_maps.errors(*images, names=self.classical).items():
+            quality = classical_maps.MAPS[name].quality
+            classical[name] = quality(mean(error))
+            classical_images[name] = quality(error)
         pooled = Pooled(deep=deep, classical=classical, facts=facts(*images))
         return pooled, deep_maps, classical_images
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -46,13 +47,12 @@ from spips_jax.classical.saliency import VSI_MIN_SIZE, vsi, vsi_error
 from spips_jax.classical.structural import (
     MAX_PSNR,
     ms_ssim,
-    ms_ssim_quality_map,
     num_scales,
     psnr,
     psnr_quality,
     squared_error,
     ssim,
-    ssim_quality_map,
+    structural_errors,
 )
 from spips_jax.classical.wavelets import (
     HAARPSI_MIN_SIZE,
@@ -141,10 +141,26 @@ def quality_maps(
         if name not in MAPS:
             raise UserError(one_of("map", name, MAPS))
         check_pair(reference, distorted, min_size=MAPS[name].min_size, needed_by=name)
-    chosen = {name: MAPS[name] for name in names}
+    found = errors(reference, distorted, names=names)
+    return {name: MAPS[name].quality(error) for name, error in found.items()}
+
+
+def errors(
+    reference: Float[Array, "*batch h w 3"],
+    distorted: Float[Array, "*batch h w 3"],
+    *,
+    names: Sequence[str],
+) -> dict[str, Float[Array, "*batch h w"]]:
+    """What the maps named average over an image, `(..., H, W)`, 0 or more.
+
+    Each is the map's `QualityMap.error`; SSIM and MS-SSIM share what they have in
+    common.
+    """
+    both = [name for name in names if name in ("ssim", "ms_ssim")]
+    shared = structural_errors(reference, distorted, names=both) if both else {}
     return {
-        name: map_.quality(map_.error(reference, distorted))
-        for name, map_ in chosen.items()
+        name: shared[name] if name in shared else MAPS[name].error(reference, distorted)
+        for name in names
     }
 
 
@@ -152,12 +168,16 @@ def _no_more_than_one(error: jax.Array) -> jax.Array:
     return jnp.minimum(error, 1.0)
 
 
+def _structural(name: str, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    return structural_errors(reference, distorted, names=[name])[name]
+
+
 MAPS: dict[str, QualityMap] = {
     # PSNR's is averaged before the logarithm: a mean of logarithms cannot tell a few
     # large errors from many small ones.
     "psnr": QualityMap(error=squared_error, quality=psnr_quality),
-    "ssim": QualityMap(error=ssim_quality_map, min_size=FILTER_SIZE),
-    "ms_ssim": QualityMap(error=ms_ssim_quality_map, min_size=FILTER_SIZE),
+    "ssim": QualityMap(error=partial(_structural, "ssim"), min_size=FILTER_SIZE),
+    "ms_ssim": QualityMap(error=partial(_structural, "ms_ssim"), min_size=FILTER_SIZE),
     "fsim": QualityMap(
         error=fsim_error, quality=_no_more_than_one, min_size=FSIM_MIN_SIZE
     ),

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial, reduce, wraps
-from typing import TYPE_CHECKING
+from functools import cache, partial, reduce, wraps
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -160,63 +160,115 @@ def gaussian_window(size: int, sigma: float) -> tuple[float, ...]:
     return tuple(float(weight) for weight in window / window.sum())
 
 
-# Inlined, so that programs are as without it, but one that blurs many planes of a size,
-# as SSIM's do, is traced in a quarter less time.
-@partial(jax.jit, static_argnums=1, inline=True)
 def blur(
     planes: Float[Array, "*batch h w"], weights: tuple[float, ...]
 ) -> Float[Array, "*batch h w"]:
     """Symmetric weights along rows and columns of `(..., H, W)`, edges mirrored."""
-    return _blur(_blur(planes, weights, -2), weights, -1)
+    return blur_inside(mirror(planes, len(weights) // 2), weights)
 
 
-# The blur is linear, and so is its transpose; each is the other's derivative. JAX would
-# derive the same, but XLA takes ten times as long to run what it makes of the shifts
-# below and three times as long to compile it.
+def mirror(
+    planes: Float[Array, "*batch h w"], border: int
+) -> Float[Array, "*batch h2 w2"]:
+    """`(..., H, W)` with a border of so many pixels, the edge pixel repeated."""
+    return _mirror(_mirror(planes, border, -2), border, -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _blur(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
-    """Symmetric weights along one axis, edges mirrored, at the size of `x`."""
-    radius = len(weights) // 2
-    return correlate(_there(_pad(x, radius, axis, mode="symmetric")), weights, axis)
+def blur_inside(
+    planes: Float[Array, "*batch h w"], weights: tuple[float, ...]
+) -> Float[Array, "*batch h2 w2"]:
+    """Symmetric weights along rows and columns of `(..., H, W)`, where they fit in."""
+    return _inside(_inside(planes, weights, -2), weights, -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _blur_transpose(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
-    """The transpose of `_blur`: what the mirror read is added where it was read."""
-    radius, length = len(weights) // 2, x.shape[axis]
-    spread = correlate(_there(_pad(x, 2 * radius, axis)), weights, axis)
+# These are linear, and so are their transposes; each is the other's derivative. JAX
+# would derive the same, but XLA takes ten times as long to run what it makes of the
+# shifts below and three times as long to compile it.
+
+
+def _linear(
+    function: Callable[..., jax.Array], transpose: Callable[..., jax.Array]
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """Two linear functions of an array and constants, each the other's transpose."""
+    forward, backward = (
+        # Inlined, so that programs are as without it, but traced once.
+        jax.custom_vjp(
+            jax.jit(one, static_argnums=(1, 2), inline=True), nondiff_argnums=(1, 2)
+        )
+        for one in (function, transpose)
+    )
+    for one, other in ((forward, backward), (backward, forward)):
+        one.defvjp(
+            lambda x, a, b, one=one: (one(x, a, b), None),
+            lambda a, b, _, g, other=other: (other(g, a, b),),
+        )
+    return forward, backward
+
+
+def _inside_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
+    return correlate(there(x), weights, axis)
+
+
+def _around_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
+    return correlate(_pad(there(x), len(weights) - 1, axis), weights, axis)
+
+
+_inside, _ = _linear(_inside_of, _around_of)
+
+
+def _mirror_of(x: jax.Array, border: int, axis: int) -> jax.Array:
+    return _pad(x, border, axis, mode="symmetric")
+
+
+def _mirror_transpose(x: jax.Array, border: int, axis: int) -> jax.Array:
+    """What the mirror read is added where it was read."""
+    length = x.shape[axis] - 2 * border
     before, inside, after = (
-        jax.lax.slice_in_dim(spread, start, stop, axis=axis)
+        jax.lax.slice_in_dim(x, start, stop, axis=axis)
         for start, stop in (
-            (0, radius),
-            (radius, radius + length),
-            (radius + length, length + 2 * radius),
+            (0, border),
+            (border, border + length),
+            (border + length, length + 2 * border),
         )
     )
     before, after = jnp.flip(before, axis), jnp.flip(after, axis)
-    if length < 2 * radius:  # the edges overlap
-        before = _pad(before, (0, length - radius), axis)
-        after = _pad(after, (length - radius, 0), axis)
+    if length < 2 * border:  # the edges overlap
+        before = _pad(before, (0, length - border), axis)
+        after = _pad(after, (length - border, 0), axis)
         return inside + before + after
-    first, middle, last = jnp.split(inside, [radius, length - radius], axis=axis)
+    first, middle, last = jnp.split(inside, [border, length - border], axis=axis)
     return jnp.concatenate([first + before, middle, last + after], axis=axis)
 
 
-_blur.defvjp(
-    lambda x, weights, axis: (_blur(x, weights, axis), None),
-    lambda weights, axis, _, g: (_blur_transpose(g, weights, axis),),
-)
-_blur_transpose.defvjp(
-    lambda x, weights, axis: (_blur_transpose(x, weights, axis), None),
-    lambda weights, axis, _, g: (_blur(g, weights, axis),),
-)
+_mirror, _ = _linear(_mirror_of, _mirror_transpose)
 
 
-def _there(x: jax.Array) -> jax.Array:
-    """`x`, computed once: XLA pads it anew for each shift of it if it is not told."""
+def there(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
+    """`x` `(...)` in its units, written to memory before it is used, its gradient too.
+
+    XLA on CPUs else computes it anew for each shift of it: SSIM's gradient takes three
+    times as long. It ignores `jax.lax.optimization_barrier` there, but looks into no
+    loop whose length it doesn't know.
+    """
+    return jax.lax.platform_dependent(x, cpu=_written, default=_once)
+
+
+def _once(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
+
+
+@jax.custom_vjp
+def _written(x: jax.Array) -> jax.Array:
+    first = x[(0,) * x.ndim]
+    # No time for numbers; twice, which changes nothing, for NaN.
+    times = 2 * jnp.isnan(first).astype(jnp.int32)
+    _, x = jax.lax.while_loop(
+        lambda carry: carry[0] < times, lambda carry: (carry[0] + 1, -carry[1]), (0, x)
+    )
+    return x
+
+
+_written.defvjp(lambda x: (_written(x), None), lambda _, g: (_written(g),))
 
 
 def correlate(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
@@ -256,19 +308,86 @@ def halve_planes(planes: Float[Array, "*batch h w"]) -> Float[Array, "*batch h2 
     return average(planes, 2)
 
 
+SMALL = 256
+"""Sides up to so many pixels are resampled by matrix products, which compile faster
+than shifts, and run as fast."""
+
+
 def double(maps: jax.Array, height: int, width: int) -> jax.Array:
     """Bilinear interpolation of `(..., h, w)` to twice the size, cut to a size."""
-    for axis, length in ((-2, height), (-1, width)):
-        padded = _pad(maps, 1, axis, mode="edge")
-        size = maps.shape[axis]
-        before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
-        after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
-        axis = maps.ndim + axis
-        pair = [0.75 * maps + 0.25 * before, 0.75 * maps + 0.25 * after]
-        shape = (*maps.shape[:axis], 2 * size, *maps.shape[axis + 1 :])
-        maps = jnp.stack(pair, axis=axis + 1).reshape(shape)
-        maps = jax.lax.slice_in_dim(maps, 0, length, axis=axis)
-    return maps
+    return _double(_double(maps, height, -2), width, -1)
+
+
+def _double(x: jax.Array, length: int, axis: int) -> jax.Array:
+    if length <= SMALL:
+        return _product(_doubling(x.shape[axis], length), x, axis)
+    return _double_by_shifts(x, length, axis)
+
+
+@cache
+def _doubling(size: int, length: int) -> np.ndarray:
+    """The matrix `(length, size)` of `double` along an axis."""
+    identity = np.eye(size, dtype=np.float32)
+    before, after = identity[[0, *range(size - 1)]], identity[[*range(1, size), -1]]
+    pair = [0.75 * identity + 0.25 * before, 0.75 * identity + 0.25 * after]
+    return np.stack(pair, axis=1).reshape(2 * size, size)[:length]
+
+
+def halve_and_mirror(planes: jax.Array, border: int) -> jax.Array:
+    """`mirror` of `halve_planes` of `(..., H, W)`."""
+    if max(planes.shape[-2:]) > SMALL // 2:
+        return mirror(halve_planes(planes), border)
+    for axis in (-2, -1):
+        planes = _product(_halving(planes.shape[axis], border), planes, axis)
+    return planes
+
+
+@cache
+def _halving(length: int, border: int) -> np.ndarray:
+    """The matrix `(length / 2 + 2 border, length)` of `halve_and_mirror`."""
+    padded = np.arange(length + length % 2).clip(max=length - 1)
+    identity = np.eye(length, dtype=np.float32)[padded]
+    halves = (identity[::2] + identity[1::2]) / 2
+    return np.pad(halves, [(border, border), (0, 0)], mode="symmetric")
+
+
+def _product(matrix: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
+    """A linear map along one of the last two axes."""
+    equation = "ij,...jk->...ik" if axis == -2 else "ij,...kj->...ki"
+    return jnp.einsum(equation, matrix, x, precision=jax.lax.Precision.HIGHEST)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _double_by_shifts(x: jax.Array, length: int, axis: int) -> jax.Array:
+    size = x.shape[axis]
+    padded = _pad(x, 1, axis, mode="edge")
+    before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+    after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+    axis = x.ndim + axis
+    pair = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
+    shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    doubled = jnp.stack(pair, axis=axis + 1).reshape(shape)
+    return jax.lax.slice_in_dim(doubled, 0, length, axis=axis)
+
+
+def _double_transpose(length: int, axis: int, size: int, g: jax.Array) -> tuple[Any]:
+    axis = g.ndim + axis
+    g = _pad(g, (0, 2 * size - length), axis)
+    shape = (*g.shape[:axis], size, 2, *g.shape[axis + 1 :])
+    even, odd = jnp.split(g.reshape(shape), 2, axis=axis + 1)
+    even, odd = even.squeeze(axis + 1), odd.squeeze(axis + 1)
+    cut = partial(jax.lax.slice_in_dim, axis=axis)
+    # An even position reads the one before, an odd one that after; at the edges itself.
+    first, last = cut(even, 0, 1), cut(odd, size - 1, size)
+    to_before = jnp.concatenate([cut(even, 1, size), last], axis=axis)
+    to_after = jnp.concatenate([first, cut(odd, 0, size - 1)], axis=axis)
+    return (0.75 * (even + odd) + 0.25 * (to_before + to_after),)
+
+
+_double_by_shifts.defvjp(
+    lambda x, length, axis: (_double_by_shifts(x, length, axis), x.shape[axis]),
+    _double_transpose,
+)
 
 
 def mix(

@@ -24,9 +24,10 @@ from spips_jax.classical.structural import (
     NO_LUMINANCE,
     POWER_FACTORS,
     SSIM_K1,
+    moments_inside,
     mse_to_psnr,
     powers,
-    ssim_inside,
+    ssim_of,
 )
 from spips_jax.classical.wavelets import TOP, index_of, lacking_and_weight
 
@@ -70,7 +71,8 @@ def mean_errors(sums: Sums, *, names: Sequence[str]) -> dict[str, jax.Array]:
 def _finest(canvas: Canvas) -> tuple[jax.Array, jax.Array]:
     """SSIM's map and its contrast-structure part where images are, `(3, H, W)`."""
     x, y = canvas.pixels
-    maps = [ssim_inside(x, y, k1=k1) for k1 in (SSIM_K1, NO_LUMINANCE)]
+    moments = moments_inside(x, y)
+    maps = [ssim_of(moments, k1=k1) for k1 in (SSIM_K1, NO_LUMINANCE)]
     edge = [(0, 0), (BORDER, BORDER), (BORDER, BORDER)]
     return jnp.pad(maps[0], edge), jnp.pad(maps[1], edge)
 
@@ -85,7 +87,7 @@ def _coarse_terms(canvas: Canvas) -> jax.Array:
     k1 = SSIM_K1 + canvas.coarse_boxes.spread(more)[None, ..., 0]
     k1 = k1[:, BORDER:-BORDER, BORDER:-BORDER]
     edge = [(0, 0), (BORDER, BORDER), (BORDER, BORDER)]
-    return jnp.pad(ssim_inside(x, y, k1=k1), edge)
+    return jnp.pad(ssim_of(moments_inside(x, y), k1=k1), edge)
 
 
 def _ms_ssim_error(canvas: Canvas, contrast: jax.Array) -> jax.Array:

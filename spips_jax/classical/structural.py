@@ -5,6 +5,8 @@ The SSIM arithmetic is dm-pix's, with a faster filter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dm_pix
@@ -15,14 +17,15 @@ import numpy as np
 from spips_jax.classical.filters import (
     FILTER_SIGMA,
     FILTER_SIZE,
-    blur,
-    correlate,
+    blur_inside,
     double,
     gaussian_window,
-    halve_planes,
+    halve_and_mirror,
     mean,
     mean_of_channels,
+    mirror,
     of_pairs,
+    there,
     to_planes,
 )
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 POWER_FACTORS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, fine to coarse (Wang, Simoncelli & Bovik 2003)."""
+
+BORDER = FILTER_SIZE // 2
+"""Pixels that SSIM's window reaches beyond its centre."""
 
 MAX_PSNR = 100.0
 """What `psnr` gives for identical images, in dB; beyond what 8-bit images reach."""
@@ -82,7 +88,7 @@ def ssim(
     Wang et al., "Image quality assessment: from error visibility to structural
     similarity", 2004, eq. 13, averaged over all windows that lie inside the image.
     """
-    return _mean_inside(_ssim_map(*map(to_planes, (reference, distorted)))).mean(-1)
+    return _mean_inside(ssim_of(_moments(_pair(reference, distorted)))).mean(-1)
 
 
 @of_pairs(min_size=FILTER_SIZE)
@@ -96,7 +102,8 @@ def ms_ssim(
     count as 0, as in the field's implementations. Uses as many of the five scales as
     leave the window inside the image; their powers are scaled to sum to 1.
     """
-    terms = _scale_maps(*map(to_planes, (reference, distorted)))
+    pair = _pair(reference, distorted)
+    terms = _scale_maps(pair, _moments(pair))
     product = jnp.ones((), jnp.float32)
     for term, power in zip(terms, powers(len(terms)), strict=True):
         inside = _mean_inside(term)
@@ -122,74 +129,152 @@ def psnr_quality(error: Float[Array, "*at"]) -> Float[Array, "*at"]:
     return quality.astype(jnp.float32)
 
 
-def ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """`(1 - SSIM) / 2`, `(..., H, W)` in [0, 1], higher is worse."""
-    similar = mean_of_channels(_ssim_map(*map(to_planes, (reference, distorted))))
-    return jnp.maximum((1.0 - similar) / 2, 0.0)
+def structural_errors(
+    reference: Float[Array, "*batch h w 3"],
+    distorted: Float[Array, "*batch h w 3"],
+    *,
+    names: Sequence[str] = ("ssim", "ms_ssim"),
+) -> dict[str, Float[Array, "*batch h w"]]:
+    """The maps "ssim" and "ms_ssim", `(..., H, W)` in [0, 1], higher is worse.
+
+    Both from one pass over the images: SSIM's moments are those of MS-SSIM's first
+    scale. `(1 - SSIM) / 2`, and `1 - prod_j cs_j^b_j * l_M^b_M`.
+    """
+    pair = _pair(reference, distorted)
+    moments = _moments(pair)
+    found = {}
+    if "ssim" in names:
+        similar = mean_of_channels(ssim_of(moments))
+        found["ssim"] = jnp.maximum((1.0 - similar) / 2, 0.0)
+    if "ms_ssim" in names:
+        # Collapsed coarse to fine, as a sum of logarithms.
+        terms = _scale_maps(pair, moments)
+        logs = [
+            float(power) * jnp.log(jnp.clip(term, CONTRAST_FLOOR, 1.0))
+            for term, power in zip(terms, powers(len(terms)), strict=True)
+        ]
+        total = logs[-1]
+        for finer in reversed(logs[:-1]):
+            total = finer + double(there(total), *finer.shape[-2:])
+        # 1 - exp(total), never below 0.
+        found["ms_ssim"] = mean_of_channels(-jnp.expm1(total))
+    return found
 
 
-def _ssim_map(
-    reference: jax.Array, distorted: jax.Array, *, k1: float = 0.01, k2: float = 0.03
-) -> jax.Array:
-    """SSIM at each position of planes `(..., H, W)`, in their shape."""
+def moments_inside(
+    x: Float[Array, "*batch h w"], y: Float[Array, "*batch h w"]
+) -> Float[Array, "5 *batch h2 w2"]:
+    """Means of x, y, x², y² and xy `(5, ..., H - 10, W - 10)`, in units of x and y.
 
-    def filtered(images: jax.Array) -> jax.Array:
-        return blur(images[..., 0], window)[..., None]
+    They are those of SSIM's windows inside planes `(..., H, W)`.
+    """
+    stacked = jnp.stack([x, y, jnp.square(x), jnp.square(y), x * y])
+    return blur_inside(stacked, gaussian_window(FILTER_SIZE, FILTER_SIGMA))
 
-    window = gaussian_window(FILTER_SIZE, FILTER_SIGMA)
-    shape = reference.shape
+
+def _pair(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    """Both images as planes `(2, ..., 3, H, W)`, for which there is less to compile."""
+    return to_planes(jnp.stack([reference, distorted]))
+
+
+def _moments(pair: jax.Array) -> jax.Array:
+    """Those of windows at each position, edges mirrored."""
+    return moments_inside(*mirror(pair, BORDER))
+
+
+def ssim_of(
+    moments: Float[Array, "5 *batch h w"], *, k1: Any = SSIM_K1
+) -> Float[Array, "*batch h w"]:
+    """SSIM `(..., H, W)` in [-1, 1] from the moments of windows `(5, ..., H, W)`.
+
+    Args:
+      moments: of `moments_inside`.
+      k1: SSIM's constant K1, or that of each window `(1, H, W)`.
+    """
+    # Its gradient computes it anew: a dozen planes less to keep.
+    return there(jax.checkpoint(partial(_ssim_of, k1=k1))(moments))
+
+
+def _ssim_of(moments: jax.Array, k1: Any) -> jax.Array:
+    shape = moments.shape[1:]
+    moments = moments.reshape(5, -1, *shape[-2:])
+    following = iter([one[..., None] for one in moments])
+    k1 = k1 if isinstance(k1, float) else k1[..., None]
+    # dm-pix filters x, y, x², y² and xy in this order.
     value = dm_pix.ssim(
-        *(planes.reshape(-1, *shape[-2:], 1) for planes in (reference, distorted)),
+        moments[0][..., None],
+        moments[1][..., None],
         k1=k1,
-        k2=k2,
         return_map=True,
-        filter_fn=filtered,
+        filter_fn=lambda _: next(following),
     )
     return value.reshape(shape)
 
 
-def ssim_inside(
-    x: Float[Array, "*batch h w"],
-    y: Float[Array, "*batch h w"],
-    *,
-    k1: Any = SSIM_K1,
-) -> Float[Array, "*batch h2 w2"]:
-    """SSIM `(..., H - 10, W - 10)` in [-1, 1] at the windows inside `(..., H, W)`.
-
-    `k1` is SSIM's constant K1, or that of each window.
-    """
-
-    def filtered(planes: jax.Array) -> jax.Array:
-        planes = planes[..., 0]
-        for axis in (-2, -1):
-            planes = correlate(planes, window, axis)
-        return planes
-
-    window = gaussian_window(FILTER_SIZE, FILTER_SIGMA)
-    shape = x.shape
-    x, y = (planes.reshape(-1, *shape[-2:], 1) for planes in (x, y))
-    value = dm_pix.ssim(x, y, k1=k1, return_map=True, filter_fn=filtered)
-    return value.reshape(*shape[:-2], *value.shape[-2:])
-
-
-def _contrast_structure_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """The product of SSIM's contrast and structure terms, of planes `(..., H, W)`."""
-    # This k1 swallows the luminances: that term becomes exactly 1 in float32. XLA
-    # computes the filters once where the SSIM map of the same images is wanted too.
-    return _ssim_map(reference, distorted, k1=1e4)
-
-
-def _scale_maps(reference: jax.Array, distorted: jax.Array) -> list[jax.Array]:
+def _scale_maps(pair: jax.Array, moments: jax.Array) -> list[jax.Array]:
     """Wang 2003's terms of planes, fine to coarse: cs of each scale, SSIM of the last.
 
     Each is `(..., h, w)` with half the height and width of the one before, rounded up.
     """
-    scales = num_scales(*reference.shape[-2:])
-    terms = []
+    scales = num_scales(*pair.shape[-2:])
+    if scales == 1:
+        return [ssim_of(moments)]
+    pyramid, sizes = [], []
     for _ in range(scales - 1):
-        terms.append(_contrast_structure_map(reference, distorted))
-        reference, distorted = halve_planes(reference), halve_planes(distorted)
-    return [*terms, _ssim_map(reference, distorted)]
+        pyramid.append(halve_and_mirror(pair, BORDER))
+        pair = pyramid[-1][..., BORDER:-BORDER, BORDER:-BORDER]
+        sizes.append(pair.shape[-2:])
+    coarse = moments_inside(*_sheet(pyramid))
+    k1 = np.full((1, *coarse.shape[-2:]), NO_LUMINANCE, np.float32)
+    places = _places(sizes)
+    (top, left), (height, width) = places[-1], sizes[-1]
+    k1[:, top : top + height, left : left + width] = SSIM_K1
+    terms = ssim_of(coarse, k1=k1)
+    return [
+        ssim_of(moments, k1=NO_LUMINANCE),
+        *(
+            terms[..., top : top + height, left : left + width]
+            for (top, left), (height, width) in zip(places, sizes, strict=True)
+        ),
+    ]
+
+
+def _places(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where `_sheet` puts planes of these sizes and their borders."""
+    top, left = 0, sizes[0][1] + 2 * BORDER
+    places = [(0, 0)]
+    for height, _ in sizes[1:]:
+        places.append((top, left))
+        top += height + 2 * BORDER
+    return places
+
+
+def _sheet(planes: Sequence[jax.Array]) -> jax.Array:
+    """Planes of several sizes on one: the others in a column beside the first.
+
+    One program then filters them all, which halves the time to compile.
+    """
+    first, *others = planes
+    if not others:
+        return first
+    width = others[0].shape[-1]
+    beside = jnp.concatenate(
+        [_padded(one, one.shape[-2], width) for one in others], axis=-2
+    )
+    height = max(first.shape[-2], beside.shape[-2])
+    return jnp.concatenate(
+        [
+            _padded(first, height, first.shape[-1]),
+            _padded(beside, height, width),
+        ],
+        axis=-1,
+    )
+
+
+def _padded(planes: jax.Array, height: int, width: int) -> jax.Array:
+    """With zeros below and to the right."""
+    missing = [(0, height - planes.shape[-2]), (0, width - planes.shape[-1])]
+    return jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + missing)
 
 
 def num_scales(height: int, width: int) -> int:
@@ -206,20 +291,6 @@ def powers(scales: int) -> np.ndarray:
     return (powers / powers.sum()).astype(np.float32)
 
 
-def ms_ssim_quality_map(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """`1 - prod_j cs_j^b_j * l_M^b_M`, `(..., H, W)` in [0, 1], higher is worse."""
-    # Collapsed coarse to fine, as a sum of logarithms.
-    terms = _scale_maps(*map(to_planes, (reference, distorted)))
-    logs = [
-        float(power) * jnp.log(jnp.clip(term, CONTRAST_FLOOR, 1.0))
-        for term, power in zip(terms, powers(len(terms)), strict=True)
-    ]
-    total = logs[-1]
-    for finer in reversed(logs[:-1]):
-        total = finer + double(total, *finer.shape[-2:])
-    return -jnp.expm1(total).mean(-3)  # 1 - exp(total), never below 0
-
-
 def _mean_inside(maps: jax.Array) -> jax.Array:
     """Mean over the windows inside the image: planes `(..., H, W)` to `(...)`."""
-    return mean(maps, edge=FILTER_SIZE // 2)
+    return mean(maps, edge=BORDER)
