@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import linear_call
 
 from spips_jax.images import ImageError, check_images, check_same_size
 from spips_jax.messages import UserError
@@ -181,28 +182,24 @@ def blur_inside(
     return _inside(_inside(planes, weights, -2), weights, -1)
 
 
-# These are linear, and so are their transposes; each is the other's derivative. JAX
-# would derive the same, but XLA takes ten times as long to run what it makes of the
-# shifts below and three times as long to compile it.
+# These are linear. JAX would derive the same transposes, but XLA takes ten times longer
+# to run what it makes of the shifts below, and three times longer to compile it.
 
 
 def _linear(
     function: Callable[..., jax.Array], transpose: Callable[..., jax.Array]
-) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Two linear functions of an array and constants, each the other's transpose."""
-    forward, backward = (
-        # Inlined, so that programs are as without it, but traced once.
-        jax.custom_vjp(
-            jax.jit(one, static_argnums=(1, 2), inline=True), nondiff_argnums=(1, 2)
+) -> Callable[..., jax.Array]:
+    """A linear function of an array and constants, with its transpose."""
+
+    def call(x: jax.Array, *constants: Any) -> jax.Array:
+        return linear_call(
+            lambda _, x: function(x, *constants),
+            lambda _, g: transpose(g, *constants),
+            (),
+            x,
         )
-        for one in (function, transpose)
-    )
-    for one, other in ((forward, backward), (backward, forward)):
-        one.defvjp(
-            lambda x, a, b, one=one: (one(x, a, b), None),
-            lambda a, b, _, g, other=other: (other(g, a, b),),
-        )
-    return forward, backward
+
+    return call
 
 
 def _inside_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
@@ -213,7 +210,7 @@ def _around_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array
     return correlate(_pad(there(x), len(weights) - 1, axis), weights, axis)
 
 
-_inside, _ = _linear(_inside_of, _around_of)
+_inside = _linear(_inside_of, _around_of)
 
 
 def _mirror_of(x: jax.Array, border: int, axis: int) -> jax.Array:
@@ -240,7 +237,7 @@ def _mirror_transpose(x: jax.Array, border: int, axis: int) -> jax.Array:
     return jnp.concatenate([first + before, middle, last + after], axis=axis)
 
 
-_mirror, _ = _linear(_mirror_of, _mirror_transpose)
+_mirror = _linear(_mirror_of, _mirror_transpose)
 
 
 def there(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
@@ -257,8 +254,7 @@ def _once(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-@jax.custom_vjp
-def _written(x: jax.Array) -> jax.Array:
+def _written_of(x: jax.Array) -> jax.Array:
     first = x[(0,) * x.ndim]
     # No time for numbers; twice, which changes nothing, for NaN.
     times = 2 * jnp.isnan(first).astype(jnp.int32)
@@ -268,7 +264,7 @@ def _written(x: jax.Array) -> jax.Array:
     return x
 
 
-_written.defvjp(lambda x: (_written(x), None), lambda _, g: (_written(g),))
+_written = _linear(_written_of, _written_of)
 
 
 def correlate(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
@@ -321,7 +317,7 @@ def double(maps: jax.Array, height: int, width: int) -> jax.Array:
 def _double(x: jax.Array, length: int, axis: int) -> jax.Array:
     if length <= SMALL:
         return _product(_doubling(x.shape[axis], length), x, axis)
-    return _double_by_shifts(x, length, axis)
+    return _double_by_shifts(x, length, axis, x.shape[axis])
 
 
 @cache
@@ -357,9 +353,7 @@ def _product(matrix: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
     return jnp.einsum(equation, matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _double_by_shifts(x: jax.Array, length: int, axis: int) -> jax.Array:
-    size = x.shape[axis]
+def _doubled(x: jax.Array, length: int, axis: int, size: int) -> jax.Array:
     padded = _pad(x, 1, axis, mode="edge")
     before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
     after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
@@ -370,7 +364,7 @@ def _double_by_shifts(x: jax.Array, length: int, axis: int) -> jax.Array:
     return jax.lax.slice_in_dim(doubled, 0, length, axis=axis)
 
 
-def _double_transpose(length: int, axis: int, size: int, g: jax.Array) -> tuple[Any]:
+def _doubled_transpose(g: jax.Array, length: int, axis: int, size: int) -> jax.Array:
     axis = g.ndim + axis
     g = _pad(g, (0, 2 * size - length), axis)
     shape = (*g.shape[:axis], size, 2, *g.shape[axis + 1 :])
@@ -381,13 +375,10 @@ def _double_transpose(length: int, axis: int, size: int, g: jax.Array) -> tuple[
     first, last = cut(even, 0, 1), cut(odd, size - 1, size)
     to_before = jnp.concatenate([cut(even, 1, size), last], axis=axis)
     to_after = jnp.concatenate([first, cut(odd, 0, size - 1)], axis=axis)
-    return (0.75 * (even + odd) + 0.25 * (to_before + to_after),)
+    return 0.75 * (even + odd) + 0.25 * (to_before + to_after)
 
 
-_double_by_shifts.defvjp(
-    lambda x, length, axis: (_double_by_shifts(x, length, axis), x.shape[axis]),
-    _double_transpose,
-)
+_double_by_shifts = _linear(_doubled, _doubled_transpose)
 
 
 def mix(

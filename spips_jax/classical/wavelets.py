@@ -16,6 +16,7 @@ from spips_jax.classical.filters import (
     of_pairs,
     pad,
     similarity,
+    there,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
             / (2 * half)
         )
         square = longer(wide, half, -2)
-    return rows, columns
+    # Written once, so that the gradient's sums over them are.
+    written = there(jnp.stack([*rows, *columns]))
+    return list(written[:3]), list(written[3:])
 
 
 def _quads(planes: jax.Array) -> jax.Array:
