@@ -122,13 +122,9 @@ class AnySize:
             scores.append(self._scored(some, value_range))
         return np.concatenate([np.zeros(0, np.float32), *scores])
 
-    def compile(self, sizes: Sequence[packing.Size] = packing.SIZES) -> None:
-        """Compiles programs before they are needed.
-
-        Args:
-          sizes: of canvases.
-        """
-        for size in sizes:
+    def compile(self) -> None:
+        """Compiles all programs that there can be, before they are needed."""
+        for size in packing.SIZES:
             canvas = packing.fill(
                 packing.Layout(size, (), (), ()), [], [], needs=self._needs
             )

@@ -231,6 +231,8 @@ def layouts(
     Returns:
       Layouts that together have every image once, in one piece or in several.
     """
+    if not shapes:
+        return []
     coarse = "coarse" in needs
     best: list[Layout] = []
     least = np.inf

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import linear_call
 
+from spips_jax.classical.linear import linear, there
 from spips_jax.images import ImageError, check_images, check_same_size
 from spips_jax.messages import UserError
 
@@ -182,26 +182,6 @@ def blur_inside(
     return _inside(_inside(planes, weights, -2), weights, -1)
 
 
-# These are linear. JAX would derive the same transposes, but XLA takes ten times longer
-# to run what it makes of the shifts below, and three times longer to compile it.
-
-
-def _linear(
-    function: Callable[..., jax.Array], transpose: Callable[..., jax.Array]
-) -> Callable[..., jax.Array]:
-    """A linear function of an array and constants, with its transpose."""
-
-    def call(x: jax.Array, *constants: Any) -> jax.Array:
-        return linear_call(
-            lambda _, x: function(x, *constants),
-            lambda _, g: transpose(g, *constants),
-            (),
-            x,
-        )
-
-    return call
-
-
 def _inside_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
     return correlate(there(x), weights, axis)
 
@@ -210,7 +190,7 @@ def _around_of(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array
     return correlate(_pad(there(x), len(weights) - 1, axis), weights, axis)
 
 
-_inside = _linear(_inside_of, _around_of)
+_inside = linear(_inside_of, _around_of)
 
 
 def _mirror_of(x: jax.Array, border: int, axis: int) -> jax.Array:
@@ -237,34 +217,7 @@ def _mirror_transpose(x: jax.Array, border: int, axis: int) -> jax.Array:
     return jnp.concatenate([first + before, middle, last + after], axis=axis)
 
 
-_mirror = _linear(_mirror_of, _mirror_transpose)
-
-
-def there(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
-    """`x` `(...)` in its units, written to memory before it is used, its gradient too.
-
-    XLA on CPUs else computes it anew for each shift of it: SSIM's gradient takes three
-    times as long. It ignores `jax.lax.optimization_barrier` there, but looks into no
-    loop whose length it doesn't know.
-    """
-    return jax.lax.platform_dependent(x, cpu=_written, default=_once)
-
-
-def _once(x: jax.Array) -> jax.Array:
-    return jax.lax.optimization_barrier(x)
-
-
-def _written_of(x: jax.Array) -> jax.Array:
-    first = x[(0,) * x.ndim]
-    # No time for numbers; twice, which changes nothing, for NaN.
-    times = 2 * jnp.isnan(first).astype(jnp.int32)
-    _, x = jax.lax.while_loop(
-        lambda carry: carry[0] < times, lambda carry: (carry[0] + 1, -carry[1]), (0, x)
-    )
-    return x
-
-
-_written = _linear(_written_of, _written_of)
+_mirror = linear(_mirror_of, _mirror_transpose)
 
 
 def correlate(x: jax.Array, weights: tuple[float, ...], axis: int) -> jax.Array:
@@ -378,7 +331,7 @@ def _doubled_transpose(g: jax.Array, length: int, axis: int, size: int) -> jax.A
     return 0.75 * (even + odd) + 0.25 * (to_before + to_after)
 
 
-_double_by_shifts = _linear(_doubled, _doubled_transpose)
+_double_by_shifts = linear(_doubled, _doubled_transpose)
 
 
 def mix(

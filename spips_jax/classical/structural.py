@@ -25,9 +25,9 @@ from spips_jax.classical.filters import (
     mean_of_channels,
     mirror,
     of_pairs,
-    there,
     to_planes,
 )
+from spips_jax.classical.linear import there
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -219,11 +219,12 @@ def _scale_maps(pair: jax.Array, moments: jax.Array) -> list[jax.Array]:
     scales = num_scales(*pair.shape[-2:])
     if scales == 1:
         return [ssim_of(moments)]
-    pyramid, sizes = [], []
+    pyramid: list[jax.Array] = []
+    sizes: list[tuple[int, int]] = []
     for _ in range(scales - 1):
         pyramid.append(halve_and_mirror(pair, BORDER))
         pair = pyramid[-1][..., BORDER:-BORDER, BORDER:-BORDER]
-        sizes.append(pair.shape[-2:])
+        sizes.append((pair.shape[-2], pair.shape[-1]))
     coarse = moments_inside(*_sheet(pyramid))
     k1 = np.full((1, *coarse.shape[-2:]), NO_LUMINANCE, np.float32)
     places = _places(sizes)

@@ -16,8 +16,8 @@ from spips_jax.classical.filters import (
     of_pairs,
     pad,
     similarity,
-    there,
 )
+from spips_jax.classical.linear import there
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -101,12 +101,10 @@ def lacking_and_weight(
     images = jnp.stack([reference, distorted])
     y, i, q = (average_same(mix(images, weights), 2) for weights in YIQ)
     weights, similarities = [], []
-    for fine, middle, coarse in map(_magnitudes, _coefficients(y)):
-        similarities.append(
-            (similarity(*fine, CONSTANT) + similarity(*middle, CONSTANT)) / 2
-        )
-        weights.append(jnp.maximum(*coarse))
-    chroma = [similarity(*jnp.abs(_quads(planes)), CONSTANT) for planes in (i, q)]
+    for fine, middle, coarse in _coefficients(y):
+        similarities.append((_similar(fine) + _similar(middle)) / 2)
+        weights.append(jnp.abs(coarse).max(0))
+    chroma = [_similar(_quads(planes)) for planes in (i, q)]
     similarities.append((chroma[0] + chroma[1]) / 2)
     weights.append((weights[0] + weights[1]) / 2)
     lacking = [
@@ -116,12 +114,15 @@ def lacking_and_weight(
     return lacking[0] + lacking[1] + lacking[2], weights[0] + weights[1] + weights[2]
 
 
-def _magnitudes(coefficients: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.abs(one) for one in coefficients]
+def _similar(pair: jax.Array) -> jax.Array:
+    """Similarity of the magnitudes of two coefficients `(2, ...)`."""
+    magnitudes = jnp.abs(pair)
+    return similarity(magnitudes[0], magnitudes[1], CONSTANT)
 
 
-def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Haar coefficients of `(..., H, W)`, by rows and by columns, at scales 1 to 3.
+def _coefficients(planes: jax.Array) -> jax.Array:
+    """Haar coefficients of `(..., H, W)`, by rows and by columns, at scales 1 to 3: `(2, 3,
+    ..., H, W)`.
 
     At scale j they are the difference of the sums over the two halves of a square of
     `2^j` pixels, divided by `2^j`. The square starts `2^(j-1) - 1` before its pixel,
@@ -155,7 +156,7 @@ def _coefficients(planes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         square = longer(wide, half, -2)
     # Written once, so that the gradient's sums over them are.
     written = there(jnp.stack([*rows, *columns]))
-    return list(written[:3]), list(written[3:])
+    return written.reshape(2, 3, *planes.shape)
 
 
 def _quads(planes: jax.Array) -> jax.Array:
