@@ -103,7 +103,7 @@ def lacking_and_weight(
     weights, similarities = [], []
     for fine, middle, coarse in _coefficients(y):
         similarities.append((_similar(fine) + _similar(middle)) / 2)
-        weights.append(jnp.abs(coarse).max(0))
+        weights.append(jnp.maximum(jnp.abs(coarse[0]), jnp.abs(coarse[1])))
     chroma = [_similar(_quads(planes)) for planes in (i, q)]
     similarities.append((chroma[0] + chroma[1]) / 2)
     weights.append((weights[0] + weights[1]) / 2)
@@ -121,8 +121,8 @@ def _similar(pair: jax.Array) -> jax.Array:
 
 
 def _coefficients(planes: jax.Array) -> jax.Array:
-    """Haar coefficients of `(..., H, W)`, by rows and by columns, at scales 1 to 3: `(2, 3,
-    ..., H, W)`.
+    """Haar coefficients of `(..., H, W)`, `(2, 3, ..., H, W)`: by rows and by columns,
+    at scales 1 to 3.
 
     At scale j they are the difference of the sums over the two halves of a square of
     `2^j` pixels, divided by `2^j`. The square starts `2^(j-1) - 1` before its pixel,
