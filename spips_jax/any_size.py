@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -122,14 +122,19 @@ class AnySize:
             scores.append(self._scored(some, value_range))
         return np.concatenate([np.zeros(0, np.float32), *scores])
 
-    def compile(self) -> None:
-        """Compiles all programs that there can be, before they are needed."""
+    def compile(self, *, after_each: Callable[[], object] = bool) -> None:
+        """Compiles all programs that there can be, before they are needed.
+
+        Args:
+          after_each: called after each of them.
+        """
         for size in packing.SIZES:
             canvas = packing.fill(
                 packing.Layout(size, (), (), ()), [], [], needs=self._needs
             )
             sums = _measure(self._plain, canvas)
             self._ready.add(size)
+            after_each()
         row = jax.tree.map(lambda x: np.asarray(x)[0], sums)
         _scores(self._plain, _stack([row]))
 

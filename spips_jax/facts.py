@@ -69,7 +69,9 @@ def _facts(
 
 
 def fact_sums(canvas: Canvas) -> dict[str, Any]:
-    """What `facts_of_sums` needs of images on a canvas, over each image `(S, ...)`."""
+    """What `facts_of_sums` needs: sums over each image of a canvas `(..., C)`, in units
+    of images in [0, 1].
+    """
     images = canvas.images()
     luma = mix(images, LUMA)
     chroma = _chroma(images, luma)

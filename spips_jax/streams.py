@@ -98,7 +98,8 @@ def structure_difference(
 
 
 def tap_sums(reference: Placed, distorted: Placed) -> dict[str, Any]:
-    """What the statistics of a tap need of images on a canvas, over each `(S, C)`.
+    """What the statistics of a tap need: sums over each image of a canvas `(..., C)`,
+    in units of the tap.
 
     Args:
       reference: activations `(1, H, W, C)`.

@@ -17,9 +17,9 @@ import spips_jax
 
 SURFACE = {
     "spips_jax": (
-        "MODELS", "NAMES", "Calibration", "Comparison", "Features", "ImageError",
-        "Metric", "WeightsError", "agreement", "baselines", "classical", "load",
-        "losses", "read_image",
+        "MODELS", "NAMES", "AnySize", "Calibration", "Comparison", "Features",
+        "ImageError", "Metric", "WeightsError", "agreement", "baselines", "classical",
+        "load", "losses", "read_image",
     ),
     "spips_jax.agreement": (
         "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "Within",
@@ -143,7 +143,8 @@ def test_docstrings_say_what_there_is(name):
     "module", ["agreement.statistics", "agreement.fits", "agreement.bootstrap",
                "classical", "classical.filters", "classical.structural",
                "classical.information", "classical.phase", "classical.saliency",
-               "classical.gradients", "classical.wavelets", "losses", "facts",
+               "classical.gradients", "classical.wavelets", "classical.linear",
+               "classical.sheets", "losses", "facts",
                "streams"]
 )  # fmt: skip
 def test_functions_of_arrays_say_shapes_ranges_and_sources(module):
@@ -166,9 +167,9 @@ def test_no_import_runs_upward():
     layers = [
         {"messages", "digests"},
         {"files", "process", "fields"},
-        {"images", "winograd", "progress", "cache", "outputs"},
+        {"images", "winograd", "progress", "cache", "outputs", "boxes"},
         {"bit_depth", "classical", "backbones"},
-        {"image_files", "facts", "streams"},
+        {"image_files", "facts", "streams", "packing"},
         {"head"},
         {"spips"},
         {"baselines"},
@@ -176,7 +177,7 @@ def test_no_import_runs_upward():
         {"calibration", "kinds"},
         {"model_file"},
         {"metric", "parallel"},
-        {"loading", "heatmaps"},
+        {"loading", "heatmaps", "any_size"},
         {"data"},
         {"evaluation"},
         {"training"},

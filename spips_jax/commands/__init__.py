@@ -191,7 +191,16 @@ def _missing_device() -> str | None:
 
 def _parser() -> Parser:
     # Here, and not where it would run before `main` handles Ctrl-C.
-    from spips_jax.commands import check, convert, data, evaluate, models, score, train
+    from spips_jax.commands import (
+        check,
+        convert,
+        data,
+        evaluate,
+        models,
+        score,
+        train,
+        warm,
+    )
 
     parser = Parser(
         prog="spips",
@@ -203,7 +212,7 @@ def _parser() -> Parser:
         "--version", action="version", version=f"spips-jax {__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, models, data, train, evaluate, convert, check):
+    for command in (score, models, data, train, evaluate, convert, check, warm):
         command.add_to(commands)
     return parser
 

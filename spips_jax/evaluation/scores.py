@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spips_jax import parallel, weights
+from spips_jax.any_size import AnySize
 from spips_jax.data.dataset import Dataset
 from spips_jax.data.loader import Batch, eval_plan
 from spips_jax.digests import code_digest
@@ -35,7 +36,7 @@ from spips_jax.evaluation.config import EvaluationError
 from spips_jax.files import locked, replacing
 from spips_jax.images import Images
 from spips_jax.kinds import Kind
-from spips_jax.metric import Metric
+from spips_jax.metric import SIZES_KEPT, Metric
 from spips_jax.model_file import OPTIONS
 from spips_jax.progress import tracked
 from spips_jax.spips import Features, Spips
@@ -43,8 +44,8 @@ from spips_jax.spips import Features, Spips
 _PACKAGES = ("spips-jax", "jax", "jaxlib", "flax", "dm-pix", "numpy", "scipy")
 
 _CODE = (
-    "backbones", "baselines", "classical", "facts", "head", "images", "metric",
-    "spips", "streams", "winograd", "evaluation/scores",
+    "any_size", "backbones", "baselines", "boxes", "classical", "facts", "head",
+    "images", "metric", "packing", "spips", "streams", "winograd", "evaluation/scores",
 )  # fmt: skip
 """The code that scores depend on, beside weights, images and packages."""
 
@@ -170,7 +171,8 @@ def scores_of(
         return Scored(scores, card, failed)
 
     batch_size += -batch_size % jax.device_count()
-    grouped = _saves_work(dataset, batch_size)
+    canvases = _on_canvases(candidate.metric, dataset)
+    grouped = not canvases and _saves_work(dataset, batch_size)
     plan = eval_plan(dataset, batch_size=batch_size, by_reference=grouped)
     unfinished = ((plan >= 0) & ~done[np.maximum(plan, 0)]).any(axis=1)
     found = run_batches(
@@ -216,6 +218,8 @@ def _score_batch(
     candidate: Candidate, dataset: Dataset, *, by_reference: bool
 ) -> ScoreBatch:
     """Returns a scorer of batches; a reference shared by a whole batch runs once."""
+    if _on_canvases(candidate.metric, dataset):
+        return _canvas_batch(candidate, dataset)
     step = _mapped(dataset.kind, candidate.value_range)
     metric = parallel.replicate(candidate.metric)
     features = _last(partial(_features, metric, value_range=candidate.value_range))
@@ -229,6 +233,39 @@ def _score_batch(
                 reference = features(batch["reference"][0])
         images = _images(batch, dataset, leave_out=reference is not None)
         return step(metric, reference, parallel.split(images))
+
+    return run
+
+
+def _on_canvases(metric: Metric, dataset: Dataset) -> bool:
+    """Whether images are put on canvases: they have too many sizes to compile each."""
+    sizes = set(
+        zip(*(dataset.index[side] for side in ("height", "width")), strict=True)
+    )
+    one_device = jax.device_count() == jax.process_count() == 1
+    return one_device and len(sizes) > SIZES_KEPT and AnySize.supports(metric)
+
+
+def _canvas_batch(candidate: Candidate, dataset: Dataset) -> ScoreBatch:
+    """Returns a scorer of batches on canvases."""
+    any_size = AnySize(candidate.metric)
+
+    def run(batch: Batch) -> Mapping[str, Any]:
+        there = np.flatnonzero(batch["mask"])
+        values = np.full((len(batch["mask"]), len(dataset.kind.compared)), np.nan)
+        for column, names in enumerate(dataset.kind.compared):
+            pairs = [[batch[name][row] for name in names] for row in there]
+            if candidate.value_range != (0.0, 1.0):
+                # As `declared` has it, whatever range the metric is told.
+                pairs = [[np.float32(image) / 255 for image in pair] for pair in pairs]
+            values[there, column] = any_size.pairs(
+                ((x, y) for x, y in pairs), value_range=candidate.value_range
+            )
+        return {
+            "position": batch["position"],
+            "mask": batch["mask"],
+            "values": values.astype(np.float32),
+        }
 
     return run
 
