@@ -17,6 +17,7 @@ from PIL import Image
 
 import spips_jax
 from spips_jax import image_files
+from spips_jax.any_size import AnySize
 from spips_jax.commands import ahead, main
 
 PSNR = ("--model", "psnr")
@@ -414,3 +415,78 @@ def test_deep_files_are_scored_against_shallow_ones(capsys):
     error = np.mean((deep / 65535 - (deep >> 8) / 255) ** 2)
     # float32 in the difference of two numbers up to 1
     assert rows[0]["score"] == pytest.approx(-10 * np.log10(error), rel=1e-4)
+
+
+SHAPES = [(40, 52), (33, 47), (64, 40), (41, 41), (90, 35)]
+
+
+def many_sizes(*, spoil: int | None = None) -> None:
+    """Pairs of five sizes; of one the second image is cut."""
+    for number, (height, width) in enumerate(SHAPES):
+        random = np.random.default_rng(number)
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        noise = random.integers(0, 40, pixels.shape, np.uint8)
+        cut = 1 if number == spoil else 0
+        for folder, image in (("ref", pixels), ("dist", (pixels // 2 + noise)[cut:])):
+            Path(folder).mkdir(exist_ok=True)
+            Image.fromarray(image).save(f"{folder}/{number}.png")
+
+
+@pytest.fixture
+def on_canvases(monkeypatch, quick_compilation) -> list[int]:
+    """How many pairs were scored together, each time."""
+    together: list[int] = []
+    real = AnySize.pairs
+
+    def counted(self, pairs, **options):
+        pairs = list(pairs)
+        together.append(len(pairs))
+        return real(self, pairs, **options)
+
+    monkeypatch.setattr(AnySize, "pairs", counted)
+    return together
+
+
+def test_many_sizes_are_scored_together(capsys, on_canvases):
+    """Each as if alone, whatever is wrong with one, and in order."""
+    many_sizes(spoil=2)
+    code = main(["score", "ref", "dist", "--json", *PSNR, "--model", "ssim"])
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert on_canvases == [4, 4]
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "2.png" in err
+    assert "a pair must have one size" in err
+    assert [row["distorted"] for row in rows[::2]] == [
+        f"dist/{number}.png" for number in range(5)
+    ]
+    for row in rows:
+        if "2.png" in row["distorted"]:
+            assert row["score"] is None
+            continue
+        metric = spips_jax.load(row["model"])
+        images = [image_files.read_image(row[k]) for k in ("reference", "distorted")]
+        # float32's rounding, of sums in another order
+        np.testing.assert_allclose(row["score"], metric(*images), rtol=2e-6)
+
+
+def test_few_sizes_and_single_pairs_have_programs_of_their_own(capsys, on_canvases):
+    for side in (40, 48):
+        for name in ("a", "b"):
+            save(f"ref/{side}{name}.png", side=side)
+            save(f"dist/{side}{name}.png", side=side, seed=1)
+    code, rows, _ = score(capsys, "ref", "dist")
+    assert (code, len(rows), on_canvases) == (0, 4, [])
+
+
+def test_what_fails_together_is_scored_one_by_one(capsys, monkeypatch):
+    many_sizes()
+
+    def fails(self, pairs, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(AnySize, "pairs", fails)
+    code, rows, lines = score(capsys, "ref", "dist")
+    assert (code, lines) == (0, [])
+    assert all(row["score"] > 0 for row in rows)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 import spips_jax
 from spips_jax import data, evaluation
+from spips_jax.evaluation import scores
 from spips_jax.evaluation.scores import Candidate, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,3 +280,43 @@ def test_the_card_says_what_scores_are_of(
         "name": PAIRS, "examples": 21, "ids": "", "files": "",
     }  # fmt: skip
     assert card["packages"]["jax"]
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0)])
+def test_sets_of_many_sizes_are_scored_on_canvases(
+    config: Callable[..., ConfigDict],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_compilation: None,
+    tmp_path: Path,
+    value_range: tuple[float, float],
+) -> None:
+    """As without, but for rounding; pairs, and images of which one is chosen."""
+    made = config(models=())
+    made.models.ssim = evaluation.model("ssim", value_range=value_range)
+    evaluation.evaluate(made, tmp_path / "alone")
+    used: list[str] = []
+
+    def always(metric: Any, dataset: Any) -> bool:
+        used.append(dataset.name)
+        return True
+
+    monkeypatch.setattr(scores, "_on_canvases", always)
+    evaluation.evaluate(made, tmp_path / "canvases")
+    assert set(used) == set(made.data)
+    alone, canvases = (
+        {
+            file.parent.name: file.read_text().splitlines()
+            for file in (tmp_path / folder / "scores").rglob("ssim.csv")
+        }
+        for folder in ("alone", "canvases")
+    )
+    assert alone.keys() == canvases.keys()
+    for name, lines in alone.items():
+        for one, other in zip(lines[1:], canvases[name][1:], strict=True):
+            (key, *found), (same, *expected) = one.split(","), other.split(",")
+            assert key == same
+            # float32's rounding of sums in another order, which SSIM's variances, as
+            # differences of means, magnify in bright images of little contrast.
+            np.testing.assert_allclose(
+                np.float32(found), np.float32(expected), rtol=1e-5
+            )
