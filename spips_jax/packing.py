@@ -46,6 +46,15 @@ class Size:
         return self.height * self.width
 
     @property
+    def cost(self) -> float:
+        """What scoring it takes, in pixels of a small one.
+
+        A large canvas leaves the processor's caches sooner: with spips-lite on a CPU a
+        pixel of the largest takes 1.15 times as long as one of 1248x1248.
+        """
+        return self.area * (1 + self.area / 20e6)
+
+    @property
     def coarse(self) -> tuple[int, int]:
         """Height and width of the sheet of the coarse scales."""
         return self.height // 2 + 48, self.width * 3 // 4 + 80
@@ -240,7 +249,7 @@ def layouts(
     for size in whole or (CUT,):
         found = _packed(shapes, size, coarse=coarse)
         found = _last_smaller(found, ready=ready, coarse=coarse)
-        cost = sum(one.size.area for one in found)
+        cost = sum(one.size.cost for one in found)
         cost += PENALTY * len({one.size for one in found} - set(ready))
         if cost < least:
             best, least = found, cost
@@ -302,9 +311,9 @@ def _last_smaller(
     """The last canvas as a smaller one, if what is on it fits and that pays."""
     last = found[-1]
     known = {*ready, *(one.size for one in found[:-1])}
-    best, least = last, last.size.area + PENALTY * (last.size not in known)
+    best, least = last, last.size.cost + PENALTY * (last.size not in known)
     for size in SIZES:
-        cost = size.area + PENALTY * (size not in known)
+        cost = size.cost + PENALTY * (size not in known)
         if cost >= least or not all(fits(size, *p.shape) for p in last.pieces):
             continue
         layout, left = _fill(last.pieces, size, coarse=coarse)

@@ -1,11 +1,32 @@
-"""JAX in forked processes: it hangs there, so this is said instead."""
+"""Of the process: forks, in which JAX hangs, and the memory that is free."""
 
 from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 
 from spips_jax.messages import UserError
+
+
+def free_memory() -> int | None:
+    """Bytes that this process could still get; None where the system does not tell.
+
+    Linux's estimate (`MemAvailable`), or what a container's limit leaves if it is less.
+    """
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        found.append(1024 * int(sizes["MemAvailable"].split()[0]))
+        limit, used = (
+            Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip()
+            for name in ("max", "current")
+        )
+        found.append(int(limit) - int(used))  # fails for "max", which is no limit
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    return min(found, default=None)
 
 
 class ForkError(UserError):

@@ -11,7 +11,7 @@ import pytest
 
 import spips_jax
 from spips_jax import weights
-from spips_jax.process import ForkError
+from spips_jax.process import ForkError, free_memory
 
 IMAGE = np.full((8, 8, 3), 0.5, np.float32)
 
@@ -73,3 +73,11 @@ in_a_fork()
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["100.0", "refused"], done.stderr
+
+
+def test_free_memory_is_less_than_there_is():
+    free = free_memory()
+    if free is None:
+        pytest.skip("the system does not tell")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free <= whole

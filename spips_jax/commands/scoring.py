@@ -16,6 +16,7 @@ from spips_jax.any_size import AnySize
 from spips_jax.commands.pairs import Pair
 from spips_jax.commands.rows import opinion_of
 from spips_jax.messages import UserError, one_line, out_of_memory
+from spips_jax.process import free_memory
 
 if TYPE_CHECKING:
     from spips_jax.image_files import ImageFile
@@ -28,6 +29,9 @@ MOST = 64
 AREA = 16_000_000
 """Pairs, and pixels, that are packed together at most: more leave less of a canvas
 empty, and let the first scores wait longer."""
+
+MAPS_BYTES = 1_800
+"""What a pixel takes with maps, by spips-lite at 1 to 4 megapixels."""
 
 LARGE = 4_000_000
 """Pixels above which an image is cut into pieces, to save memory."""
@@ -265,6 +269,7 @@ def _compare(
 
     if map_file is None:
         return {"score": _finite(float(metric(features, distorted.pixels)))}
+    _check_memory(distorted)
     parts = metric.explain(features, distorted.pixels)
     score = _finite(float(parts.score))
     from spips_jax.heatmaps import write_heat_maps
@@ -278,6 +283,18 @@ def _compare(
     )
     streams = {stream: float(value) for stream, value in parts.streams.items()}
     return {"score": score, **streams, "maps": str(map_file)}
+
+
+def _check_memory(image: ImageFile) -> None:
+    """Raises `UserError` if the maps of an image would not fit into the memory."""
+    height, width = image.pixels.shape[:2]
+    needed, free = MAPS_BYTES * height * width, free_memory()
+    if free is not None and needed > free:
+        raise UserError(
+            f"maps of {width}x{height} pixels take about {needed / 2**30:.1f} GiB of"
+            f" memory, and {free / 2**30:.1f} GiB are free: scale or crop both images,"
+            " or leave --maps out"
+        )
 
 
 def _finite(score: float) -> float:

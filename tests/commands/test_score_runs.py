@@ -18,7 +18,7 @@ from PIL import Image
 import spips_jax
 from spips_jax import image_files
 from spips_jax.any_size import AnySize
-from spips_jax.commands import ahead, main
+from spips_jax.commands import ahead, main, scoring
 
 PSNR = ("--model", "psnr")
 
@@ -490,3 +490,14 @@ def test_what_fails_together_is_scored_one_by_one(capsys, monkeypatch):
     code, rows, lines = score(capsys, "ref", "dist")
     assert (code, lines) == (0, [])
     assert all(row["score"] > 0 for row in rows)
+
+
+def test_maps_that_need_more_memory_than_there_is_are_refused(capsys, monkeypatch):
+    monkeypatch.setattr(scoring, "free_memory", lambda: 2_000_000)
+    pair = save("a.png", side=40), save("b.png", side=40, seed=1)
+    code, rows, lines = score(capsys, *pair, "--maps", "maps")
+    assert (code, rows[0]["score"]) == (2, None)
+    assert "maps of 40x40 pixels take about 0.0 GiB of memory, and 0.0 GiB" in lines[0]
+    monkeypatch.setattr(scoring, "free_memory", lambda: None)  # nobody knows
+    code, rows, _ = score(capsys, *pair, "--maps", "maps")
+    assert (code, rows[0]["score"] is None) == (0, False)
