@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spips_jax import classical
-from spips_jax.classical import filters
+from spips_jax.classical import filters, wavelets
 from spips_jax.classical.linear import there
 
 # Of sums of a dozen float32 numbers about 1 in another order.
@@ -31,6 +31,7 @@ FUNCTIONS = {
     "double": lambda x: filters.double(x, 2 * x.shape[-2] - 1, 2 * x.shape[-1]),
     "halve_and_mirror": lambda x: filters.halve_and_mirror(x, 3),
     "there": there,
+    "Haar": wavelets._coefficients,
 }
 
 
@@ -69,10 +70,14 @@ def test_filters_are_those_of_numpy():
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("value", [1.0, np.nan, np.inf])
+@pytest.mark.parametrize("value", [1.0, -np.inf, np.inf])
 def test_what_is_written_is_what_was_given(value):
-    x = jnp.asarray([[value, 2.0], [-3.0, 4.0]])
+    x = jnp.asarray([[value, 2.0], [np.nan, 4.0]])
     np.testing.assert_array_equal(jax.jit(there)(x), x)
+
+
+def test_nan_stays_nan():
+    assert np.isnan(jax.jit(there)(jnp.full((2, 2), np.nan))).all()
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "ms_ssim"])

@@ -270,7 +270,7 @@ def double(maps: jax.Array, height: int, width: int) -> jax.Array:
 def _double(x: jax.Array, length: int, axis: int) -> jax.Array:
     if length <= SMALL:
         return _product(_doubling(x.shape[axis], length), x, axis)
-    return _double_by_shifts(x, length, axis, x.shape[axis])
+    return _double_by_shifts(there(x), length, axis, x.shape[axis])
 
 
 @cache

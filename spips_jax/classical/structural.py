@@ -155,7 +155,7 @@ def structural_errors(
         ]
         total = logs[-1]
         for finer in reversed(logs[:-1]):
-            total = finer + double(there(total), *finer.shape[-2:])
+            total = finer + double(total, *finer.shape[-2:])
         # 1 - exp(total), never below 0.
         found["ms_ssim"] = mean_of_channels(-jnp.expm1(total))
     return found

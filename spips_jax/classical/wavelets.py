@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import jax
@@ -17,13 +18,14 @@ from spips_jax.classical.filters import (
     pad,
     similarity,
 )
-from spips_jax.classical.linear import there
+from spips_jax.classical.linear import linear, there
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 CONSTANT = 30 / 255**2
 ALPHA = 4.2
+SCALES = (1, 2, 3)
 HAARPSI_MIN_SIZE = 16
 """The support of the coarsest filter, before halving."""
 
@@ -101,7 +103,9 @@ def lacking_and_weight(
     images = jnp.stack([reference, distorted])
     y, i, q = (average_same(mix(images, weights), 2) for weights in YIQ)
     weights, similarities = [], []
-    for fine, middle, coarse in _coefficients(y):
+    # Written once, and so are the gradients that its transpose sums.
+    coefficients = jnp.moveaxis(there(_coefficients(y)), -3, 0)
+    for fine, middle, coarse in (coefficients[:3], coefficients[3:]):
         similarities.append((_similar(fine) + _similar(middle)) / 2)
         weights.append(jnp.maximum(jnp.abs(coarse[0]), jnp.abs(coarse[1])))
     chroma = [_similar(_quads(planes)) for planes in (i, q)]
@@ -120,31 +124,24 @@ def _similar(pair: jax.Array) -> jax.Array:
     return similarity(magnitudes[0], magnitudes[1], CONSTANT)
 
 
-def _coefficients(planes: jax.Array) -> jax.Array:
-    """Haar coefficients of `(..., H, W)`, `(2, 3, ..., H, W)`: by rows and by columns,
-    at scales 1 to 3.
+def _coefficients_of(planes: jax.Array) -> jax.Array:
+    """Haar coefficients of `(..., H, W)`, `(..., 6, H, W)`: by rows at scales 1 to 3,
+    then by columns.
 
     At scale j they are the difference of the sums over the two halves of a square of
     `2^j` pixels, divided by `2^j`. The square starts `2^(j-1) - 1` before its pixel,
     as in MATLAB's `conv2(..., "same")`.
     """
     height, width = planes.shape[-2:]
-    padded = pad(planes, 3, 4)
 
     def window(x: jax.Array, row: int, column: int) -> jax.Array:
         return x[..., row : row + height, column : column + width]
 
-    def longer(x: jax.Array, step: int, axis: int) -> jax.Array:
-        """Sums over twice the length from sums over `step` pixels."""
-        end = x.shape[axis]
-        first = jax.lax.slice_in_dim(x, 0, end - step, axis=axis)
-        return first + jax.lax.slice_in_dim(x, step, end, axis=axis)
-
     rows, columns = [], []
-    square = padded  # sums over squares of `half` pixels
-    for scale in (1, 2, 3):
+    square = pad(planes, 3, 4)  # sums over squares of `half` pixels
+    for scale in SCALES:
         half, start = 2 ** (scale - 1), 4 - 2 ** (scale - 1)
-        wide, tall = longer(square, half, -1), longer(square, half, -2)
+        wide, tall = _longer(square, half, -1), _longer(square, half, -2)
         rows.append(
             (window(wide, start, start) - window(wide, start + half, start))
             / (2 * half)
@@ -153,10 +150,36 @@ def _coefficients(planes: jax.Array) -> jax.Array:
             (window(tall, start, start) - window(tall, start, start + half))
             / (2 * half)
         )
-        square = longer(wide, half, -2)
-    # Written once, so that the gradient's sums over them are.
-    written = there(jnp.stack([*rows, *columns]))
-    return written.reshape(2, 3, *planes.shape)
+        square = _longer(wide, half, -2)
+    return jnp.stack([*rows, *columns], axis=-3)
+
+
+def _coefficients_transpose(g: jax.Array) -> jax.Array:
+    """A Haar filter turned round is itself with the other sign, a pixel earlier."""
+    total = []
+    for number, axis in enumerate([-2] * len(SCALES) + [-1] * len(SCALES)):
+        half = 2 ** (SCALES[number % len(SCALES)] - 1)
+        sums = pad(g[..., number, :, :], half, half - 1)
+        step = 1
+        while step < 2 * half:
+            sums = _longer(sums, step, -3 - axis)
+            sums = _longer(sums, step, axis) if step < half else sums
+            step *= 2
+        end = sums.shape[axis]
+        first = jax.lax.slice_in_dim(sums, 0, end - half, axis=axis)
+        second = jax.lax.slice_in_dim(sums, half, end, axis=axis)
+        total.append((second - first) / (2 * half))
+    return reduce(jnp.add, total)
+
+
+def _longer(x: jax.Array, step: int, axis: int) -> jax.Array:
+    """Sums over twice the length from sums over `step` pixels."""
+    end = x.shape[axis]
+    first = jax.lax.slice_in_dim(x, 0, end - step, axis=axis)
+    return first + jax.lax.slice_in_dim(x, step, end, axis=axis)
+
+
+_coefficients = linear(_coefficients_of, _coefficients_transpose)
 
 
 def _quads(planes: jax.Array) -> jax.Array:
