@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ def read_ahead(
     *,
     threads: int = THREADS,
     bytes_ahead: int = BYTES_AHEAD,
-) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception]]:
+    patience: float | None = None,
+) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception] | None]:
     """Reads the images of pairs in their order, the next while one is worked on.
 
     A reference that several pairs in a row share is read once, and each of them gets
@@ -40,10 +41,13 @@ def read_ahead(
       threads: how many.
       bytes_ahead: as many bytes of pixels may wait, with those that are being read,
         which count as the largest image so far. One pair ahead is read, however large.
+      patience: how many seconds to wait for a pair before saying so; None for as long
+        as it takes.
 
     Yields:
       A pair, its reference and its distorted image; the exception in place of one that
-      cannot be read. What is no `Exception` is raised.
+      cannot be read. None, once, where the next pair takes longer than `patience`.
+      What is no `Exception` is raised.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     left = iter(pairs)
@@ -72,6 +76,8 @@ def read_ahead(
         fill()
         while waiting:
             current = waiting.popleft()
+            if wait((current.reference, current.distorted), patience).not_done:
+                yield None
             found = _outcome(current.reference), _outcome(current.distorted)
             largest = max(largest or 0, *map(_bytes, found))
             fill()

@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 FEW = 2
 """Sizes of images in a run that get programs of their own, which are the fastest."""
 
+LOOK = 8
+"""So many pairs are read before the first is scored, to know how many sizes there are.
+"""
+
 MOST = 64
 AREA = 16_000_000
 """Pairs, and pixels, that are packed together at most: more leave less of a canvas
 empty, and let the first scores wait longer."""
+
+PATIENCE = 0.5
+"""Seconds to wait for a pair before those that were read are scored without it."""
 
 MAPS_BYTES = 1_800
 """What a pixel takes with maps, by spips-lite at 1 to 4 megapixels."""
@@ -69,8 +76,8 @@ def score_pairs(
     """
     scorer = _Scorer(metrics)
     with closing(_read(pairs, convert_profiles=convert_profiles)) as images:
-        together = any(file is not None for file in map_files)
-        for batch in _batches(zip(images, map_files, strict=True), single=together):
+        alone = any(file is not None for file in map_files)
+        for batch in _batches(images, map_files, alone=alone):
             yield from scorer.score(batch)
 
 
@@ -78,19 +85,30 @@ _Read = tuple[Pair, "ImageFile | Exception", "ImageFile | Exception"]
 
 
 def _batches(
-    items: Iterable[tuple[_Read, Path | None]], *, single: bool
+    images: Iterable[_Read | None], map_files: Sequence[Path | None], *, alone: bool
 ) -> Iterator[list[tuple[_Read, Path | None]]]:
-    """At most `MOST` pairs, and `AREA` pixels; pairs by themselves if `single`."""
+    """At most `MOST` pairs and `AREA` pixels, or as many as there are when the next
+    takes long to read. Pairs by themselves if `alone`, and where there are few sizes
+    among the first `LOOK` pairs, until there are more.
+    """
     batch: list[tuple[_Read, Path | None]] = []
-    area = 0
-    for item in items:
-        (_, _, image), _ = item
-        size = 0 if isinstance(image, Exception) else image.pixels[..., 0].size
-        if batch and (single or len(batch) == MOST or area + size > AREA):
+    files, sizes = iter(map_files), set()
+    area = met = 0
+    for read in images:
+        added = 0
+        if read is not None:
+            met += 1
+            if not isinstance(read[2], Exception):
+                sizes.add(read[2].pixels.shape)
+                added = math.prod(read[2].pixels.shape[:2])
+        single = alone or (met > LOOK and len(sizes) <= FEW)
+        full = len(batch) == MOST or area + added > AREA
+        if batch and (single or full or read is None):
             yield batch
             batch, area = [], 0
-        batch.append(item)
-        area += size
+        if read is not None:
+            batch.append((read, next(files)))
+            area += added
     if batch:
         yield batch
 
@@ -167,9 +185,7 @@ def _together(
     return dict(zip(able, scores.tolist(), strict=True))
 
 
-def _read(
-    pairs: Sequence[Pair], *, convert_profiles: bool
-) -> Generator[tuple[Pair, ImageFile | Exception, ImageFile | Exception]]:
+def _read(pairs: Sequence[Pair], *, convert_profiles: bool) -> Generator[_Read | None]:
     """Reads the images of pairs, or why they cannot be read; see `read_ahead`."""
     from spips_jax.commands.ahead import read_ahead
     from spips_jax.image_files import open_image
@@ -178,7 +194,7 @@ def _read(
         # Each metric says itself which size it needs.
         return open_image(path, min_size=1, convert_profile=convert_profiles)
 
-    return read_ahead(pairs, read)
+    return read_ahead(pairs, read, patience=PATIENCE)
 
 
 def _failed(metrics: Sequence[Metric], pair: Pair, error: Exception) -> Scored:

@@ -136,3 +136,14 @@ def test_nothing_is_begun_after_the_end():
         if thread.name.startswith("read"):
             thread.join(SECONDS)
     assert read.begun == ["r0", "d0", "r1"]
+
+
+def test_who_waits_is_told_once():
+    """So that what was read can be worked on meanwhile."""
+    read = Reader()
+    late = read.may_end["d1"] = threading.Event()
+    with closing(read_ahead(PAIRS, read, threads=2, patience=0.05)) as images:
+        assert next(images)[0] == PAIRS[0]
+        assert next(images) is None
+        late.set()
+        assert [one[0] for one in images if one] == PAIRS[1:]

@@ -343,8 +343,9 @@ def test_nothing_is_read_after_an_interruption(capsys, monkeypatch):
     assert code == 130
     assert [row["distorted"] for row in rows] == names[:1]
     assert lines == ["error: interrupted"]
-    # Two are scored, and twice as many pairs as threads wait; the reference is shared.
-    assert len(read) <= 1 + 2 + 2 * ahead.THREADS
+    # Of the first few the second is scored, and twice as many pairs as threads wait;
+    # the reference is shared.
+    assert len(read) <= 1 + scoring.LOOK + 1 + 2 * ahead.THREADS
 
 
 def test_several_models_score_each_pair(capsys):
