@@ -179,7 +179,7 @@ def _pair(reference: jax.Array, distorted: jax.Array) -> jax.Array:
 
 def _moments(pair: jax.Array) -> jax.Array:
     """Those of windows at each position, edges mirrored."""
-    return moments_inside(*mirror(pair, BORDER))
+    return moments_inside(*there(mirror(pair, BORDER)))
 
 
 def ssim_of(
