@@ -169,7 +169,7 @@ def moments_inside(
     They are those of SSIM's windows inside planes `(..., H, W)`.
     """
     stacked = jnp.stack([x, y, jnp.square(x), jnp.square(y), x * y])
-    return blur_inside(stacked, gaussian_window(FILTER_SIZE, FILTER_SIGMA))
+    return there(blur_inside(stacked, gaussian_window(FILTER_SIZE, FILTER_SIGMA)))
 
 
 def _pair(reference: jax.Array, distorted: jax.Array) -> jax.Array:
