@@ -30,7 +30,7 @@ LOOK = 8
 """
 
 MOST = 64
-AREA = 16_000_000
+AREA = 24_000_000
 """Pairs, and pixels, that are packed together at most: more leave less of a canvas
 empty, and let the first scores wait longer."""
 
