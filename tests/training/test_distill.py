@@ -224,6 +224,6 @@ def test_the_adapters_fit_what_they_stand_between(config: ConfigDict) -> None:
         for path, value in model.trained.items()
         if path.startswith("adapter/")
     }
-    assert shapes["relu3"] == (256, 384)
+    assert shapes["relu3"] == (160, 384)
     assert tuple(shapes) == TAPS
     assert not any(path.startswith("teacher/") for path in model.trained)
