@@ -88,7 +88,8 @@ def ssim(
     Wang et al., "Image quality assessment: from error visibility to structural
     similarity", 2004, eq. 13, averaged over all windows that lie inside the image.
     """
-    return _mean_inside(ssim_of(_moments(_pair(reference, distorted)))).mean(-1)
+    similar = _mean_inside(ssim_of(_moments(_pair(reference, distorted))))
+    return _by_channel(similar, reference).mean(-1)
 
 
 @of_pairs(min_size=FILTER_SIZE)
@@ -110,7 +111,7 @@ def ms_ssim(
         # The power's slope at 0 is infinite; keep it out of the gradient.
         positive = jnp.where(inside > 0, inside, 1.0)
         product = product * jnp.where(inside > 0, positive**power, 0.0)
-    return product.mean(-1)
+    return _by_channel(product, reference).mean(-1)
 
 
 def squared_error(
@@ -144,7 +145,7 @@ def structural_errors(
     moments = _moments(pair)
     found = {}
     if "ssim" in names:
-        similar = mean_of_channels(ssim_of(moments))
+        similar = mean_of_channels(_by_channel(ssim_of(moments), reference))
         found["ssim"] = jnp.maximum((1.0 - similar) / 2, 0.0)
     if "ms_ssim" in names:
         # Collapsed coarse to fine, as a sum of logarithms.
@@ -157,7 +158,7 @@ def structural_errors(
         for finer in reversed(logs[:-1]):
             total = finer + double(total, *finer.shape[-2:])
         # 1 - exp(total), never below 0.
-        found["ms_ssim"] = mean_of_channels(-jnp.expm1(total))
+        found["ms_ssim"] = mean_of_channels(_by_channel(-jnp.expm1(total), reference))
     return found
 
 
@@ -173,8 +174,18 @@ def moments_inside(
 
 
 def _pair(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """Both images as planes `(2, ..., 3, H, W)`, for which there is less to compile."""
-    return to_planes(jnp.stack([reference, distorted]))
+    """Both images as planes `(2, N, H, W)`, for which there is less to compile.
+
+    Leading dimensions and channels are one axis: XLA takes twice as long for the
+    gradient of more axes, even of length 1.
+    """
+    planes = to_planes(jnp.stack([reference, distorted]))
+    return planes.reshape(2, -1, *planes.shape[-2:])
+
+
+def _by_channel(found: jax.Array, images: jax.Array) -> jax.Array:
+    """From what was found of `_pair`, `(N, ...)`, to `(..., 3, ...)`."""
+    return found.reshape(*images.shape[:-3], 3, *found.shape[1:])
 
 
 def _moments(pair: jax.Array) -> jax.Array:
