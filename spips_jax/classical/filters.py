@@ -356,9 +356,22 @@ def root(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+FLAT = 1e-6
+"""Derivatives of images in [0, 1] up to this are rounding: they have no direction."""
+
+
+def magnitude(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
+    """`|x|` of derivatives; its gradient up to `FLAT` is 0."""
+    size = jnp.abs(x)
+    return jnp.where(size > FLAT, size, jax.lax.stop_gradient(size))
+
+
 def hypotenuse(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Float[Array, "*at"]:
-    """`sqrt(x^2 + y^2)`; its gradient where both are 0 is 0."""
-    return root(jnp.square(x) + jnp.square(y))
+    """`sqrt(x^2 + y^2)` of derivatives; its gradient up to `FLAT` is 0."""
+    squares = jnp.square(x) + jnp.square(y)
+    rises = squares > FLAT**2
+    length = jnp.sqrt(jnp.where(rises, squares, 1.0))
+    return jnp.where(rises, length, jax.lax.stop_gradient(jnp.sqrt(squares)))
 
 
 def power(x: Float[Array, "*at"], exponent: float) -> Float[Array, "*at"]:

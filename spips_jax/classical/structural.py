@@ -52,10 +52,10 @@ slope by 300.
 """
 
 
-SSIM_K1 = 0.01
+SSIM_K1, SSIM_K2 = 0.01, 0.03
 NO_LUMINANCE = 1e4
-"""SSIM's constant K1, and one that swallows the luminances: their term becomes exactly
-1 in float32, which leaves the contrast and structure terms."""
+"""SSIM's constants K1 and K2, and a K1 that swallows the luminances: their term becomes
+exactly 1 in float32, which leaves the contrast and structure terms."""
 
 
 @of_pairs()
@@ -208,18 +208,42 @@ def ssim_of(
 
 def _ssim_of(moments: jax.Array, k1: Any) -> jax.Array:
     shape = moments.shape[1:]
-    moments = moments.reshape(5, -1, *shape[-2:])
+    return _dm_pix_ssim(moments.reshape(5, -1, *shape[-2:]), k1).reshape(shape)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _dm_pix_ssim(moments: jax.Array, k1: Any) -> jax.Array:
     following = iter([one[..., None] for one in moments])
-    k1 = k1 if isinstance(k1, float) else k1[..., None]
     # dm-pix filters x, y, x², y² and xy in this order.
     value = dm_pix.ssim(
         moments[0][..., None],
         moments[1][..., None],
-        k1=k1,
+        k1=k1 if isinstance(k1, float) else k1[..., None],
         return_map=True,
         filter_fn=lambda _: next(following),
     )
-    return value.reshape(shape)
+    return value[..., 0]
+
+
+@_dm_pix_ssim.defjvp
+def _(k1: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """The slope of the equation itself.
+
+    dm-pix keeps variances from falling below 0 and the covariance below their geometric
+    mean. Rounding alone crosses these bounds, in windows that are flat, and beyond them
+    the slope of the bounds is another than that of SSIM.
+    """
+    _, slope = jax.jvp(partial(_equation, k1=k1), primals, tangents)
+    return _dm_pix_ssim(*primals, k1), slope
+
+
+def _equation(moments: jax.Array, k1: Any) -> jax.Array:
+    """Wang et al. 2004, eq. 13."""
+    x, y, xx, yy, xy = moments
+    c1, c2 = k1**2, SSIM_K2**2
+    similar = (2 * x * y + c1) * (2 * (xy - x * y) + c2)
+    squares = jnp.square(x) + jnp.square(y)
+    return similar / ((squares + c1) * (xx + yy - squares + c2))
 
 
 def _scale_maps(pair: jax.Array, moments: jax.Array) -> list[jax.Array]:

@@ -13,6 +13,7 @@ from spips_jax.classical.filters import (
     YIQ,
     average_same,
     enlarge,
+    magnitude,
     mix,
     of_pairs,
     pad,
@@ -107,7 +108,7 @@ def lacking_and_weight(
     coefficients = jnp.moveaxis(there(_coefficients(y)), -3, 0)
     for fine, middle, coarse in (coefficients[:3], coefficients[3:]):
         similarities.append((_similar(fine) + _similar(middle)) / 2)
-        weights.append(jnp.maximum(jnp.abs(coarse[0]), jnp.abs(coarse[1])))
+        weights.append(jnp.maximum(magnitude(coarse[0]), magnitude(coarse[1])))
     chroma = [_similar(_quads(planes)) for planes in (i, q)]
     similarities.append((chroma[0] + chroma[1]) / 2)
     weights.append((weights[0] + weights[1]) / 2)
@@ -120,7 +121,7 @@ def lacking_and_weight(
 
 def _similar(pair: jax.Array) -> jax.Array:
     """Similarity of the magnitudes of two coefficients `(2, ...)`."""
-    magnitudes = jnp.abs(pair)
+    magnitudes = magnitude(pair)
     return similarity(magnitudes[0], magnitudes[1], CONSTANT)
 
 
