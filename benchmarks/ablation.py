@@ -71,14 +71,15 @@ SAME = {"jp2k": "jpeg2000", "wn": "additive_gaussian_noise", "gblur": "gaussian_
 
 FULL = "full"
 PAPER = "psnr,ssim,ms_ssim"
-MAPS = f"{PAPER},haarpsi,mdsi,gmsd"
+OURS = f"{PAPER},haarpsi,gmsd"
+MAPS = f"{OURS},mdsi"
 """All that a variant may have: pairs are pooled once."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    FULL: {},
-    "without MDSI": {"classical": f"{PAPER},haarpsi,gmsd"},
+    FULL: {"classical": OURS},
+    "with MDSI's map": {"classical": MAPS},
     "the paper's three maps": {"classical": PAPER},
     **{f"and {one}": {"classical": f"{PAPER},{one}"} for one in ("gmsd", "haarpsi")},
-    "without SSIM, MS-SSIM": {"classical": "psnr,haarpsi,mdsi,gmsd"},
+    "without SSIM, MS-SSIM": {"classical": "psnr,haarpsi,gmsd"},
     "classical only": {"streams": "classical", "trainable": "head,gain"},
     "perceptual only": {"streams": "perceptual"},
     "semantic only": {"streams": "semantic", "trainable": "head,gain"},
@@ -100,7 +101,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def configured(config: ConfigDict, variant: Mapping[str, Any]) -> ConfigDict:
     """The config of a variant."""
     config = config.copy_and_resolve_references()
-    for name, value in variant.items():
+    for name, value in {**VARIANTS[FULL], **variant}.items():
         if name == "losses":
             for source in config.data.train.values():
                 source.losses = ConfigDict(value)

@@ -16,13 +16,10 @@ Command, with MODEL each of spips-lite, spips-alexnet and spips-squeezenet:
 
     spips data prepare tid2013 --manual_dir ~/Downloads
     spips data prepare pair_list --csv live.csv --name live
-    spips train --config release --workdir=DIR --config.model.name=MODEL [MAPS]
+    spips train --config release --workdir=DIR --config.model.name=MODEL
     spips train export --workdir=DIR --output=MODEL.safetensors
     spips evaluate calibrate --model=MODEL.safetensors --data=pair_list/live \
         --scale 0 100 --output=DIR
-
-MAPS is nothing for spips-lite; the other two were made with MDSI's map as well:
---config.model.classical=psnr,ssim,ms_ssim,haarpsi,mdsi,gmsd.
 
 Hardware: two cores of a cloud VM, no GPU.
 Time: about 75 s a model, with the pooled pairs in the cache; computing them takes five

@@ -11,6 +11,9 @@ seven, two of the reference alone, from which heads learned what misleads on oth
 such models are refused, unless their gain was never trained. Version 1, besides, did
 not name the classical maps of the model, which were the paper's three, and had the
 parameter of an attention, which was 0: every position counted alike, as now.
+
+A file that does not name the constant of texture and structure was trained with DISTS's
+1e-6, and is read with it.
 """
 
 from __future__ import annotations
@@ -38,13 +41,16 @@ from spips_jax.process import check_process
 from spips_jax.spips import Spips
 from spips_jax.weights import BACKBONE, WeightsError
 
-OPTIONS = ("width", "streams", "statistics", "classical", "monotone")
+OPTIONS = (
+    "width", "streams", "statistics", "classical", "monotone", "moment_epsilon",
+)  # fmt: skip
 """The attributes of `Spips` that a file keeps, beside the backbone's name."""
 
 _KNOWN = ("name", "backbone", "backbone_in_file", "backbone_sha256", "calibration")
 """Entries of a card that come from the rest of the file."""
 
 _AGAIN = "write it again with `spips train export --workdir DIR --output FILE`"
+_UNNAMED = {"moment_epsilon": 1e-6}
 _VERSION_1 = {"classical": ["psnr", "ssim", "ms_ssim"]}
 _GONE = {
     "attention.weight": "attention over positions",
@@ -153,7 +159,7 @@ def read_model(
     check_process()
     flat, metadata = _read(path)
     network = metadata["backbone"]
-    options: dict[str, Any] = json.loads(metadata["options"])
+    options: dict[str, Any] = {**_UNNAMED, **json.loads(metadata["options"])}
     if metadata["version"] == "1":
         options = {**_VERSION_1, **options}
     options = {

@@ -31,6 +31,7 @@ from spips_jax.classical.sheets import ERRORS, error_sums, mean_errors
 from spips_jax.facts import fact_sums, facts, facts_of_sums
 from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
+    MOMENT_EPSILON,
     FeatureStream,
     resize,
     squared_difference,
@@ -58,10 +59,13 @@ class Features:
       image: `(..., H, W, 3)` float32 in [0, 1], for the classical maps.
       taps: `{tap: (..., h, w, C)}`, the backbone's activations as the metric uses them,
         float32.
+      made_by: kind of metric, backbone and precision, of features that a `Metric`
+        made; "" of others. Metrics that differ in it cannot share features.
     """
 
     image: jax.Array
     taps: dict[str, jax.Array]
+    made_by: str = flax.struct.field(pytree_node=False, default="")
 
 
 @flax.struct.dataclass
@@ -132,6 +136,8 @@ class Spips(nn.Module):
       statistics: which of `STATISTICS` the head sees, in that order.
       classical: which maps of `spips_jax.classical.MAPS` the classical stream has.
       monotone: whether the head is a `MonotoneHead`, else a `FreeHead`.
+      moment_epsilon: the constant in the denominators of texture and structure, above
+        0, in squared units of the activations.
     """
 
     backbone: nn.Module
@@ -140,6 +146,7 @@ class Spips(nn.Module):
     statistics: Sequence[str] = STATISTICS
     classical: Sequence[str] = CLASSICAL
     monotone: bool = True
+    moment_epsilon: float = MOMENT_EPSILON
 
     higher_is_better: ClassVar[bool] = False
 
@@ -189,17 +196,19 @@ class Spips(nn.Module):
         `{input: (..., h, w, C)}` and classical maps `{input: (..., H, W)}`.
         """
         deep, deep_maps = {}, {}
+        epsilon = self.moment_epsilon
         for tap, x in reference.taps.items():
             y = distorted.taps[tap]
             maps = {
                 "squares": squared_difference(x, y),
-                "structure": structure_difference(x, y),
+                "structure": structure_difference(x, y, epsilon=epsilon),
             }
             for statistic, differences in maps.items():
                 name = _input(tap, statistic)
                 deep_maps[name] = differences
                 deep[name] = differences.mean((-3, -2))
-            deep[_input(tap, "texture")] = texture_difference(x, y)
+            texture = texture_difference(x, y, epsilon=epsilon)
+            deep[_input(tap, "texture")] = texture
         images = reference.image, distorted.image
         classical, classical_images = {}, {}
         for name, error in classical_maps.errors(*images, names=self.classical).items():
@@ -236,7 +245,9 @@ class Spips(nn.Module):
         deep = {
             _input(tap, statistic): value
             for tap, of_tap in sums["taps"].items()
-            for statistic, value in statistics_of_sums(of_tap).items()
+            for statistic, value in statistics_of_sums(
+                of_tap, epsilon=self.moment_epsilon
+            ).items()
         }
         errors = mean_errors(sums["classical"], names=self.classical)
         classical = {
@@ -250,10 +261,24 @@ class Spips(nn.Module):
         """The score `(...)` of pairs that were pooled."""
         return self._scores(pooled)["fused"]
 
-    def compare(self, reference: Features, distorted: Features) -> Comparison:
-        """Compares two Features of the same shapes; unused maps cost nothing."""
+    def compare(
+        self,
+        reference: Features,
+        distorted: Features,
+        *,
+        stream_weights: Mapping[str, Any] | None = None,
+    ) -> Comparison:
+        """Compares two Features of the same shapes; unused maps cost nothing.
+
+        Args:
+          reference: of `extract`.
+          distorted: likewise.
+          stream_weights: what the head's inputs of a stream are multiplied by, 0 or
+            more, by name of `streams`; 1 where none is given.
+        """
         pooled, deep_maps, classical = self._differences(reference, distorted)
-        scores = self._scores(pooled)
+        weights = self._weights(stream_weights or {})
+        scores = self._scores(pooled, weights)
         height, width = reference.image.shape[-3:-1]
         maps = {
             name: resize(map_, height, width)
@@ -266,7 +291,10 @@ class Spips(nn.Module):
         }
         local = {**everywhere, **maps}
         gain = self.gain(pooled.facts)[..., None, None]
-        fused = self._fuse(jnp.stack(list(local.values()), axis=-1), gain)
+        inputs = jnp.stack(list(local.values()), axis=-1)
+        if weights is not None:
+            inputs = inputs * weights.reshape((1,) * (inputs.ndim - 1) + (-1,))
+        fused = self._fuse(inputs, gain)
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**maps, **fused}
         )
@@ -286,10 +314,24 @@ class Spips(nn.Module):
                 found[tap] = found[tap] * (deep[tap].shape[-1] / 2)
         return {name: found[name] for name in self._inputs() if name in found}
 
-    def _scores(self, pooled: Pooled) -> dict[str, jax.Array]:
+    def _scores(
+        self, pooled: Pooled, weights: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         inputs = self._inputs_of(pooled.deep, pooled.classical)
         stacked = jnp.stack(list(inputs.values()), axis=-1)
+        if weights is not None:
+            stacked = stacked * weights.reshape((1,) * (stacked.ndim - 1) + (-1,))
         return self._fuse(stacked, self.gain(pooled.facts))
+
+    def _weights(self, by_stream: Mapping[str, Any]) -> jax.Array | None:
+        """Of each of the head's inputs, `(n,)`; None where all are 1."""
+        if not by_stream:
+            return None
+        weights = [
+            jnp.asarray(by_stream.get(stream, 1.0), jnp.float32)
+            for stream in self._inputs().values()
+        ]
+        return jnp.stack(weights)
 
     def _fuse(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
         """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""

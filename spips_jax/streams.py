@@ -27,8 +27,15 @@ NORM_EPSILON = 1e-5
 Norms of ImageNet activations are 0.1 to 100, so it moves no distance that counts.
 """
 
-MOMENT_EPSILON = 1e-6
-"""DISTS's c1 and c2: squared means and variances far below this count as 0."""
+MOMENT_EPSILON = 1e-3
+"""Squared means and variances far below this count as 0: the constants c1 and c2 of
+DISTS, which has 1e-6.
+
+A channel that is silent in the reference differs fully once it speaks at all, and the
+slope of that is 1 / sqrt(c). With 1e-6 gradients grow by a factor of ten where an image
+comes out of noise or a flat grey (docs/loss.md); agreement with people is the same from
+1e-6 to 1e-2 (docs/models.md).
+"""
 
 
 def unit_normalize(
@@ -55,7 +62,10 @@ def squared_difference(
 
 
 def texture_difference(
-    reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
+    reference: Float[Array, "*batch h w c"],
+    distorted: Float[Array, "*batch h w c"],
+    *,
+    epsilon: float = MOMENT_EPSILON,
 ) -> Float[Array, "*batch c"]:
     """How far the means of a tap's channels are apart, `(..., C)` in [0, 1].
 
@@ -68,17 +78,24 @@ def texture_difference(
     Args:
       reference: activations `(..., h, w, C)`, not negative.
       distorted: activations of the same shape.
+      epsilon: `c`, in squared units of the activations.
     """
-    return texture_of_means(*(tap.mean((-3, -2)) for tap in (reference, distorted)))
+    means = (tap.mean((-3, -2)) for tap in (reference, distorted))
+    return texture_of_means(*means, epsilon=epsilon)
 
 
-def texture_of_means(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Any:
+def texture_of_means(
+    x: Float[Array, "*at"], y: Float[Array, "*at"], *, epsilon: float = MOMENT_EPSILON
+) -> Any:
     """`texture_difference`, `(..., C)` in [0, 1], of channels' means `(..., C)`."""
-    return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + MOMENT_EPSILON)
+    return jnp.square(x - y) / (jnp.square(x) + jnp.square(y) + epsilon)
 
 
 def structure_difference(
-    reference: Float[Array, "*batch h w c"], distorted: Float[Array, "*batch h w c"]
+    reference: Float[Array, "*batch h w c"],
+    distorted: Float[Array, "*batch h w c"],
+    *,
+    epsilon: float = MOMENT_EPSILON,
 ) -> Float[Array, "*batch h w c"]:
     """How far the patterns of a tap's channels are apart, `(..., h, w, C)`.
 
@@ -91,10 +108,11 @@ def structure_difference(
     Args:
       reference: activations `(..., h, w, C)`.
       distorted: activations of the same shape.
+      epsilon: `c`, in squared units of the activations.
     """
     x, y = (tap - _means(tap) for tap in (reference, distorted))
     variances = _means(jnp.square(x)) + _means(jnp.square(y))
-    return 0.5 * jnp.square(x - y) / (variances + MOMENT_EPSILON)
+    return 0.5 * jnp.square(x - y) / (variances + epsilon)
 
 
 def tap_sums(reference: Placed, distorted: Placed) -> dict[str, Any]:
@@ -113,15 +131,22 @@ def tap_sums(reference: Placed, distorted: Placed) -> dict[str, Any]:
     }
 
 
-def statistics_of_sums(sums: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The statistics `(..., C)` in [0, 1] of a tap, from the sums over whole images."""
+def statistics_of_sums(
+    sums: Mapping[str, Any], *, epsilon: float = MOMENT_EPSILON
+) -> dict[str, jax.Array]:
+    """The statistics `(..., C)` in [0, 1] of a tap, from the sums over whole images.
+
+    Args:
+      sums: of `tap_sums`.
+      epsilon: as in `texture_difference` and `structure_difference`.
+    """
     moments = sums["moments"]
     count = moments.count[..., None]
     variances = (moments.xx + moments.yy) / count
     return {
         "squares": sums["squares"] / count,
-        "texture": texture_of_means(moments.x, moments.y),
-        "structure": 0.5 * (moments.dd / count) / (variances + MOMENT_EPSILON),
+        "texture": texture_of_means(moments.x, moments.y, epsilon=epsilon),
+        "structure": 0.5 * (moments.dd / count) / (variances + epsilon),
     }
 
 
