@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spips_jax.image_files import read_image
     from spips_jax.images import ImageError
     from spips_jax.loading import MODELS, NAMES, load
+    from spips_jax.loss import perceptual_loss
     from spips_jax.metric import Metric
     from spips_jax.spips import Comparison, Features
     from spips_jax.weights import WeightsError
@@ -36,6 +37,7 @@ __all__ = [
     "classical",
     "load",
     "losses",
+    "perceptual_loss",
     "read_image",
 ]
 
@@ -51,6 +53,7 @@ _HOMES = {
     "Metric": "metric",
     "WeightsError": "weights",
     "load": "loading",
+    "perceptual_loss": "loss",
     "read_image": "image_files",
 }
 

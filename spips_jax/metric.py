@@ -148,6 +148,15 @@ class Metric:
         """Whether a higher score means a better image; False for every distance."""
         return self.module.higher_is_better
 
+    @property
+    def made_by(self) -> str:
+        """What `features` of this metric have as `made_by`."""
+        kind = type(self.module).__name__
+        backbone = getattr(self.module, "backbone", None)
+        if backbone is None:
+            return kind
+        return f"{kind} over {backbone.network} in {jnp.dtype(backbone.dtype)}"
+
     def __call__(
         self,
         reference: Images | Features,
@@ -170,7 +179,7 @@ class Metric:
         Raises:
           ImageError: images that break the contract; see `images.check_images`.
         """
-        return _run(_score, *self._checked(reference, distorted, value_range))
+        return run(_score, *self._checked(reference, distorted, value_range))
 
     def explain(
         self,
@@ -188,7 +197,7 @@ class Metric:
           are; "perceptual", "semantic", "classical" and "fused" are the head applied at
           every pixel, in the unit of the score.
         """
-        return _run(_explain, *self._checked(reference, distorted, value_range))
+        return run(_explain, *self._checked(reference, distorted, value_range))
 
     def features(
         self,
@@ -210,7 +219,8 @@ class Metric:
         """
         self._check(reference, value_range, name="reference")
         image = images.to_unit_range(reference, value_range=value_range)
-        return _run(_features, self.plain(), image)
+        features: Features = run(_features, self.plain(), image)
+        return dataclasses.replace(features, made_by=self.made_by)
 
     def calibrate(
         self,
@@ -290,9 +300,17 @@ class Metric:
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Raises `ImageError` for images that this metric cannot compare."""
+        """Raises `ImageError` for images that this metric cannot compare.
+
+        Features of another kind of metric, backbone or precision are a `ValueError`.
+        """
         self._check(distorted, value_range, name="distorted")
         if isinstance(reference, Features):
+            if reference.made_by not in ("", self.made_by):
+                raise ValueError(
+                    f"features are of {reference.made_by}, {self.name or 'the metric'}"
+                    f" is {self.made_by}: use features of its own"
+                )
             images.check_same_size(reference.image.shape, distorted.shape)
             return
         self._check(reference, value_range, name="reference")
@@ -323,12 +341,20 @@ _sizes_met: dict[Any, dict[Any, set[Any]]] = {}
 _sizes_lock = threading.Lock()
 
 
-def _run(function: Any, metric: Metric, *images: jax.Array | Features) -> Any:
+def run(
+    function: Any, metric: Metric, *images: Images | Features, **options: Any
+) -> Any:
     """Calls a compiled function, whose programs it drops after too many sizes.
 
     It drops all of them: to drop the oldest alone would be no better where sizes come
     in turns. A program that another thread runs, or that a program of the caller's
     contains, is not affected.
+
+    Args:
+      function: what `jax.jit` returned.
+      metric: its first argument.
+      *images: those that follow, `(..., H, W, 3)`.
+      **options: the others.
     """
     shapes = tuple(
         x.image.shape if isinstance(x, Features) else x.shape for x in images
@@ -342,7 +368,7 @@ def _run(function: Any, metric: Metric, *images: jax.Array | Features) -> Any:
         met.setdefault(metric.module, set()).add(size)
     if full:
         function.clear_cache()
-    return function(metric, *images)
+    return function(metric, *images, **options)
 
 
 @jax.jit
@@ -354,19 +380,33 @@ def _features(metric: Metric, reference: jax.Array) -> Features:
 def _score(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> jax.Array:
-    return _compare(metric, reference, distorted).score
+    return compare(metric, reference, distorted).score
 
 
 @jax.jit
 def _explain(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> Comparison:
-    return _compare(metric, reference, distorted)
+    return compare(metric, reference, distorted)
 
 
-def _compare(
-    metric: Metric, reference: jax.Array | Features, distorted: jax.Array
+def compare(
+    metric: Metric,
+    reference: jax.Array | Features,
+    distorted: jax.Array,
+    **options: Any,
 ) -> Comparison:
+    """Compares images `(..., H, W, 3)` in [0, 1], without checks.
+
+    Args:
+      metric: whose network compares them.
+      reference: images, or their features.
+      distorted: images.
+      **options: of the network's `compare`.
+
+    Raises:
+      ValueError: the features have other channels than this network's.
+    """
     extract = partial(metric.module.apply, metric.variables, method="extract")
     # Separately, not as one batch: scoring takes the same time, and the gradient with
     # respect to one image, as a loss needs it, skips the other. That saves a third.
@@ -386,7 +426,9 @@ def _compare(
         jax.tree.map(lambda x: jnp.broadcast_to(x, batch + x.shape[-3:]), features)
         for features in (first, second)
     )
-    comparison = metric.module.apply(metric.variables, first, second, method="compare")
+    comparison = metric.module.apply(
+        metric.variables, first, second, method="compare", **options
+    )
     if metric.higher_is_better:
         return comparison
     # Distances of identical images are 0 by the formula. A compiler may round the

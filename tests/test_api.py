@@ -19,7 +19,7 @@ SURFACE = {
     "spips_jax": (
         "MODELS", "NAMES", "AnySize", "Calibration", "Comparison", "Features",
         "ImageError", "Metric", "WeightsError", "agreement", "baselines", "classical",
-        "load", "losses", "read_image",
+        "load", "losses", "perceptual_loss", "read_image",
     ),
     "spips_jax.agreement": (
         "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "Within",
@@ -144,7 +144,7 @@ def test_docstrings_say_what_there_is(name):
                "classical", "classical.filters", "classical.structural",
                "classical.information", "classical.phase", "classical.saliency",
                "classical.gradients", "classical.wavelets", "classical.linear",
-               "classical.sheets", "losses", "facts",
+               "classical.sheets", "losses", "facts", "loss",
                "streams"]
 )  # fmt: skip
 def test_functions_of_arrays_say_shapes_ranges_and_sources(module):
@@ -177,7 +177,7 @@ def test_no_import_runs_upward():
         {"calibration", "kinds"},
         {"model_file"},
         {"metric", "parallel"},
-        {"loading", "heatmaps", "any_size"},
+        {"loading", "heatmaps", "any_size", "loss"},
         {"data"},
         {"evaluation"},
         {"training"},
