@@ -57,6 +57,15 @@ SOME_SIZES = {
 COMPILED_SIZES = SIZES[1:5:3]
 """Those at which torch.compile, which takes long, is beside PyTorch."""
 
+LOSSES = {
+    "spips-lite": ("lpips-alexnet", "lpips-vgg16"),
+    "spips-alexnet": ("lpips-alexnet",),
+    "spips-vgg16": ("lpips-vgg16",),
+}
+"""Models as losses, and the LPIPS beside each."""
+
+LOSS_SIZES = ((1, 256, 256), (4, 256, 256), (1, 512, 512))
+
 
 SIDE, COPIED = 3072, 2**29
 """Of the matrices whose product, and the bytes whose copy, measure the machine."""
@@ -130,6 +139,7 @@ def all_cases(scratch: Path, peers: str, *, large: bool) -> Iterator[Case]:
         for metric, packages in ALIKE.items():
             for size in SOME_SIZES.get(metric, SIZES):
                 yield _network(what, metric, metric, packages, size)
+    yield from _losses()
     yield from _backbones()
     yield from _sets()
     yield from _processes(scratch, peers)
@@ -160,6 +170,23 @@ def _network(
         alike=peer == metric and metric != "dists",  # whose weights differ
         floor=floor,
     )
+
+
+def _losses() -> Iterator[Case]:
+    """`perceptual_loss` and its gradient in one image; the peers' the same."""
+    for metric, peers in LOSSES.items():
+        for n, height, width in LOSS_SIZES:
+            spec = {"what": "loss", "metric": metric, "size": (n, height, width)}
+            sides: dict[str, Request | Program] = {metric: Request("ours", spec)}
+            for peer in peers:
+                sides[f"torch {peer}"] = Request("peer", {**spec, "metric": peer})
+            yield Case(f"loss/{metric}/{width}x{height}x{n}", sides)
+            kept = {**spec, "kept": True}
+            sides = {
+                "features kept": Request("ours", kept),
+                "images": Request("ours", spec),
+            }
+            yield Case(f"loss/{metric}, features/{width}x{height}x{n}", sides)
 
 
 def _backbones() -> Iterator[Case]:

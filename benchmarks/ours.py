@@ -5,6 +5,7 @@ python benchmarks/ours.py memory METRIC HEIGHT WIDTH     # one score; prints MiB
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -15,13 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import worker
 
 import spips_jax
-from spips_jax import Metric, backbones, cache, winograd
+from spips_jax import Metric, backbones, cache, weights, winograd
 from spips_jax.baselines import BASELINES
 from spips_jax.loading import MODELS, networks
-from spips_jax.spips import Spips
+from spips_jax.spips import CLASSICAL, Spips
 
 
 def load(name: str) -> Metric:
@@ -29,7 +31,7 @@ def load(name: str) -> Metric:
     if name == "spips-lite" or not networks(name):
         return spips_jax.load(name)
     if name in MODELS:
-        module = Spips(backbone=backbones.build(MODELS[name]))
+        module = Spips(backbone=backbones.build(MODELS[name]), classical=maps(name))
     else:
         record = BASELINES[name]
         backbone = backbones.build(record.backbone, **dict(record.options))
@@ -51,9 +53,24 @@ def load(name: str) -> Metric:
     return Metric(variables=jax.device_put(variables), module=module, name=name)
 
 
+def maps(name: str) -> tuple[str, ...]:
+    """The classical maps that a model comes with."""
+    file = weights.embedded(name)
+    if file is None:
+        return CLASSICAL
+    with safetensors.safe_open(file, framework="np") as opened:
+        options = json.loads(opened.metadata()["options"])
+    return tuple(options["classical"])
+
+
 def total(distorted: jax.Array, metric: Metric, reference: jax.Array) -> jax.Array:
     """The loss whose gradient is timed."""
     return metric(reference, distorted).sum()
+
+
+def loss(distorted: jax.Array, metric: Metric, reference: Any) -> jax.Array:
+    """As a model's training has it."""
+    return spips_jax.perceptual_loss(metric, reference, distorted)
 
 
 def taps(metric: Metric, images: jax.Array) -> list[jax.Array]:
@@ -82,6 +99,10 @@ def make(spec: worker.Spec) -> worker.Job:
         return blocking(metric, reference, distorted)
     if what == "gradient":
         return blocking(jax.jit(jax.grad(total)), distorted, metric, reference)
+    if what == "loss":
+        first = metric.features(reference) if spec.get("kept") else reference
+        step = jax.jit(jax.value_and_grad(loss))
+        return lambda: jax.block_until_ready(step(distorted, metric, first))[1]
     if what == "backbone":
         images = jnp.concatenate([reference, distorted])
         if not spec.get("winograd", True):

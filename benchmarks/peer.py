@@ -189,6 +189,15 @@ def make(spec: worker.Spec) -> worker.Job:
     if what == "compile":
         return partial(compiled, name, reference, distorted)
     measure = measure_of(name, library)
+    if what == "loss":
+        leaf = distorted.clone().requires_grad_()
+
+        def step() -> Tensor:
+            value = measure(reference, leaf).mean()
+            value.item()
+            return torch.autograd.grad(value, leaf)[0]
+
+        return step
     if what == "gradient":
         leaf = distorted.clone().requires_grad_()
         return lambda: torch.autograd.grad(measure(reference, leaf).sum(), leaf)[0]
