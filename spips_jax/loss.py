@@ -19,7 +19,7 @@ from spips_jax import images
 from spips_jax.images import ImageError, Images
 from spips_jax.messages import UserError, one_of
 from spips_jax.metric import Metric, compare, run
-from spips_jax.spips import Features, Spips
+from spips_jax.spips import Features, Spips, Terms
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -33,20 +33,30 @@ def perceptual_loss(
     value_range: tuple[float, float] = (0.0, 1.0),
     weights: ArrayLike | None = None,
     stream_weights: Mapping[str, ArrayLike] | None = None,
+    uniform: float | jax.Array = 0.5,
+    facts: bool = False,
     crop: int | None = None,
     key: jax.Array | None = None,
     chunk: int | None = None,
     per_example: bool = False,
 ) -> Float[Array, ""] | Float[Array, "*batch"]:
-    """How far images are from their targets: a metric's mean score over a batch.
+    """How far images are from their targets, as a model can learn from it.
 
         def loss_fn(params, metric, clean, noisy):
             output = denoise(params, noisy)
             return perceptual_loss(metric, clean, output, value_range=(-1, 1))
 
+    The mean over a batch of scores: of SPIPS (arXiv 2504.17234) changed in two ways, of
+    any other distance as they are. The score of a trained SPIPS orders images that
+    exist, and leaves out what that doesn't need: an image can be far from its target
+    where the head does not look, and one with too much contrast counts as better, as it
+    does for people. A model that descends the score finds such images (docs/loss.md
+    shows them). So half of this loss is the untrained score, in which all of SPIPS's
+    parts share alike and which only the target itself brings to 0, and facts of the
+    pair, such as a raised contrast, do not scale it.
+
     Compiled and pure, with reverse and forward mode. No gradient goes into the
-    reference. Scores are SPIPS's (arXiv 2504.17234) or those of any other metric that
-    is a distance.
+    reference.
 
     Args:
       metric: the metric; where it is an argument of the compiled step, its weights are
@@ -61,6 +71,9 @@ def perceptual_loss(
         weighted scores.
       stream_weights: what to multiply parts of SPIPS by, 0 or more, by name:
         "perceptual", "semantic", "classical"; 1 where none is given.
+      uniform: the share of the untrained score, in [0, 1]. SPIPS's only.
+      facts: whether facts of the pair scale the loss as they do the score. SPIPS's
+        only; with a `uniform` of 0 the loss is then the mean score.
       crop: side in pixels of a random square, anew for each example and the same for
         its target; by default whole images.
       key: for the squares' places.
@@ -101,7 +114,7 @@ def perceptual_loss(
         reference,
         distorted,
         weights=_checked_weights(weights, batch),
-        stream_weights=_checked_streams(stream_weights, metric),
+        terms=_checked_terms(metric, stream_weights, uniform, facts),
         key=key,
         value_range=(float(value_range[0]), float(value_range[1])),
         crop=crop,
@@ -175,15 +188,24 @@ def _checked_weights(
     return jnp.broadcast_to(jnp.asarray(weights, jnp.float32), batch)
 
 
-def _checked_streams(
-    by_name: Mapping[str, ArrayLike] | None, metric: Metric
-) -> dict[str, ArrayLike] | None:
-    if not by_name:
-        return None
+def _checked_terms(
+    metric: Metric,
+    by_name: Mapping[str, ArrayLike] | None,
+    uniform: float | jax.Array,
+    facts: bool,
+) -> Terms | None:
+    by_name = by_name or {}
     if not isinstance(metric.module, Spips):
-        raise UserError(
-            f"stream_weights are given and {metric.name} has no streams: leave them out"
-        )
+        if by_name:
+            raise UserError(
+                f"stream_weights are given and {metric.name} has no streams: leave them"
+                " out"
+            )
+        return None
+    if np.shape(uniform) != ():
+        raise UserError(f"uniform has shape {np.shape(uniform)}: give a number")
+    if not (isinstance(uniform, jax.core.Tracer) or 0 <= float(uniform) <= 1):
+        raise UserError(f"uniform is {uniform}: give a share from 0 to 1")
     streams = metric.module.streams
     for name, weight in by_name.items():
         if name not in streams:
@@ -193,7 +215,13 @@ def _checked_streams(
                 f"stream_weights[{name!r}] has shape {np.shape(weight)}: give a number"
             )
         _check_values(f"stream_weights[{name!r}]", weight)
-    return dict(by_name)
+    # No share, no sum: the score to the last bit.
+    none = not isinstance(uniform, jax.core.Tracer) and float(uniform) == 0
+    return Terms(
+        stream_weights=dict(by_name) or None,
+        uniform=None if none else uniform,
+        facts=facts,
+    )
 
 
 def _check_values(name: str, weights: Any) -> None:
@@ -213,7 +241,7 @@ def _loss(
     distorted: jax.Array,
     *,
     weights: jax.Array | None,
-    stream_weights: dict[str, jax.Array] | None,
+    terms: Terms | None,
     key: jax.Array | None,
     value_range: tuple[float, float],
     crop: int | None,
@@ -229,7 +257,7 @@ def _loss(
     unit_range = partial(images.to_unit_range, value_range=value_range)
     if not isinstance(reference, Features):
         reference = unit_range(reference)
-    options = {"stream_weights": stream_weights} if stream_weights else {}
+    options = {} if terms is None else {"terms": terms}
 
     def score(pair: tuple[jax.Array | Features, jax.Array]) -> jax.Array:
         return compare(metric, pair[0], unit_range(pair[1]), **options).score

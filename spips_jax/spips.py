@@ -103,6 +103,23 @@ class Comparison:
     maps: dict[str, jax.Array]
 
 
+@flax.struct.dataclass
+class Terms:
+    """What of a score is to be another than trained.
+
+    Attributes:
+      stream_weights: what the head's inputs of a stream are multiplied by, 0 or more,
+        by name of `Spips.streams`; 1 where none is given.
+      uniform: the share in [0, 1] that the untrained score, the mean of the streams'
+        means, has beside the head's; None for nothing.
+      facts: whether the facts of the pair scale the score.
+    """
+
+    stream_weights: Mapping[str, Any] | None = None
+    uniform: Any = None
+    facts: bool = flax.struct.field(pytree_node=False, default=True)
+
+
 def extract_taps(backbone: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Runs a backbone on images `(..., H, W, 3)` in [0, 1], any leading dimensions."""
     batch = images.shape[:-3]
@@ -155,10 +172,8 @@ class Spips(nn.Module):
             if stream != "classical":
                 taps = tuple(self._deep_names(getattr(self.backbone, stream)))
                 setattr(self, stream, FeatureStream(taps=taps))
-        streams = list(self._inputs().values())
-        initial = [1.0 / len(self.streams) / streams.count(one) for one in streams]
         head = MonotoneHead if self.monotone else FreeHead
-        self.head = head(initial=tuple(initial), width=self.width)
+        self.head = head(initial=self._uniform(), width=self.width)
         self.gain = Gain()
 
     @property
@@ -166,6 +181,11 @@ class Spips(nn.Module):
         """Smallest height and width of images, in pixels."""
         maps = [classical_maps.MAPS[name].min_size for name in self.classical]
         return max(self.backbone.min_size, *maps, 1)
+
+    def _uniform(self) -> tuple[float, ...]:
+        """The weights of the head's inputs that share alike among the streams."""
+        streams = list(self._inputs().values())
+        return tuple(1.0 / len(self.streams) / streams.count(one) for one in streams)
 
     def _inputs(self) -> dict[str, str]:
         """The head's inputs in order: their names, and the stream each is of."""
@@ -259,26 +279,25 @@ class Spips(nn.Module):
 
     def score_pooled(self, pooled: Pooled) -> jax.Array:
         """The score `(...)` of pairs that were pooled."""
-        return self._scores(pooled)["fused"]
+        return self._scores(pooled, Terms())["fused"]
 
     def compare(
         self,
         reference: Features,
         distorted: Features,
         *,
-        stream_weights: Mapping[str, Any] | None = None,
+        terms: Terms | None = None,
     ) -> Comparison:
         """Compares two Features of the same shapes; unused maps cost nothing.
 
         Args:
           reference: of `extract`.
           distorted: likewise.
-          stream_weights: what the head's inputs of a stream are multiplied by, 0 or
-            more, by name of `streams`; 1 where none is given.
+          terms: what to change of the score; by default nothing.
         """
+        terms = Terms() if terms is None else terms
         pooled, deep_maps, classical = self._differences(reference, distorted)
-        weights = self._weights(stream_weights or {})
-        scores = self._scores(pooled, weights)
+        scores = self._scores(pooled, terms)
         height, width = reference.image.shape[-3:-1]
         maps = {
             name: resize(map_, height, width)
@@ -290,11 +309,8 @@ class Spips(nn.Module):
             for name, value in self._inputs_of(pooled.deep, pooled.classical).items()
         }
         local = {**everywhere, **maps}
-        gain = self.gain(pooled.facts)[..., None, None]
-        inputs = jnp.stack(list(local.values()), axis=-1)
-        if weights is not None:
-            inputs = inputs * weights.reshape((1,) * (inputs.ndim - 1) + (-1,))
-        fused = self._fuse(inputs, gain)
+        gain = self._gain(pooled.facts, terms)[..., None, None]
+        fused = self._fuse(jnp.stack(list(local.values()), axis=-1), gain, terms)
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**maps, **fused}
         )
@@ -314,32 +330,39 @@ class Spips(nn.Module):
                 found[tap] = found[tap] * (deep[tap].shape[-1] / 2)
         return {name: found[name] for name in self._inputs() if name in found}
 
-    def _scores(
-        self, pooled: Pooled, weights: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+    def _scores(self, pooled: Pooled, terms: Terms) -> dict[str, jax.Array]:
         inputs = self._inputs_of(pooled.deep, pooled.classical)
         stacked = jnp.stack(list(inputs.values()), axis=-1)
-        if weights is not None:
-            stacked = stacked * weights.reshape((1,) * (stacked.ndim - 1) + (-1,))
-        return self._fuse(stacked, self.gain(pooled.facts))
+        return self._fuse(stacked, self._gain(pooled.facts, terms), terms)
 
-    def _weights(self, by_stream: Mapping[str, Any]) -> jax.Array | None:
-        """Of each of the head's inputs, `(n,)`; None where all are 1."""
-        if not by_stream:
-            return None
-        weights = [
-            jnp.asarray(by_stream.get(stream, 1.0), jnp.float32)
-            for stream in self._inputs().values()
-        ]
-        return jnp.stack(weights)
+    def _gain(self, facts: jax.Array, terms: Terms) -> jax.Array:
+        return self.gain(facts) if terms.facts else jnp.ones(facts.shape[:-1])
 
-    def _fuse(self, inputs: jax.Array, gain: jax.Array) -> dict[str, jax.Array]:
+    def _fuse(
+        self, inputs: jax.Array, gain: jax.Array, terms: Terms
+    ) -> dict[str, jax.Array]:
         """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""
-        scores = {"fused": gain * self.head(inputs)}
+        streams = self._inputs().values()
+        leading = (1,) * (inputs.ndim - 1)
+        if terms.stream_weights:
+            weights = [
+                jnp.asarray(terms.stream_weights.get(stream, 1.0), jnp.float32)
+                for stream in streams
+            ]
+            inputs = inputs * jnp.stack(weights).reshape(*leading, -1)
+
+        def fused(inputs: jax.Array) -> jax.Array:
+            score = self.head(inputs)
+            if terms.uniform is not None:
+                weights = np.array(self._uniform(), np.float32).reshape(*leading, -1)
+                untrained = (weights * inputs).sum(-1)
+                score = (1 - terms.uniform) * score + terms.uniform * untrained
+            return gain * score
+
+        scores = {"fused": fused(inputs)}
         for stream in self.streams:
-            chosen = np.array([of == stream for of in self._inputs().values()])
-            chosen = chosen.reshape((1,) * (inputs.ndim - 1) + chosen.shape)
-            scores[stream] = gain * self.head(jnp.where(chosen, inputs, 0.0))
+            chosen = np.array([of == stream for of in streams]).reshape(*leading, -1)
+            scores[stream] = fused(jnp.where(chosen, inputs, 0.0))
         return scores
 
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:

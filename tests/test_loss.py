@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from small_metric import small_metric
 
 import spips_jax
-from spips_jax import ImageError, parallel, perceptual_loss
+from spips_jax import ImageError, parallel, perceptual_loss, spips
 
 SMALL = small_metric()
 REFERENCE, DISTORTED = (
@@ -102,11 +102,42 @@ def test_crops_are_squares_of_both_images_anywhere():
 
 
 @quick
+def test_of_spips_it_is_a_share_of_the_untrained_score(lite, pair):
+    """And of the trained one without its facts."""
+    reference, distorted = pair(40, 48)
+    distorted = 0.5 + 0.8 * (distorted - 0.5)  # less contrast, which is a fact
+    loss = jax.jit(
+        partial(perceptual_loss, lite, reference, distorted), static_argnames="facts"
+    )
+    params = lite.variables["params"]
+    no_gain = jax.tree.map(jnp.zeros_like, params["gain"])
+    plain = lite.replace(variables={"params": {**params, "gain": no_gain}})
+    untrained = spips.initialize(lite.module)
+    # The weights of channels are trained ones in both.
+    kept = {**params, "head": untrained["head"], "gain": no_gain}
+    linear = lite.replace(variables={"params": kept})
+    trained, mean, score = (
+        float(metric(reference, distorted)) for metric in (plain, linear, lite)
+    )
+    assert abs(trained - score) > 0.01
+    for share in (0.0, 0.5, 1.0):
+        expected = (1 - share) * trained + share * mean
+        np.testing.assert_allclose(loss(uniform=share), expected, **SAME)
+    np.testing.assert_allclose(loss(), (trained + mean) / 2, **SAME)
+    np.testing.assert_allclose(loss(uniform=0.0, facts=True), score, **SAME)
+
+
+@quick
 def test_weights_of_streams(lite, pair):
     reference, distorted = pair(40, 48)
     loss = jax.jit(
         lambda weights: perceptual_loss(
-            lite, reference, distorted, stream_weights=weights
+            lite,
+            reference,
+            distorted,
+            stream_weights=weights,
+            uniform=0.0,
+            facts=True,
         )
     )
     whole = loss({"semantic": 1.0})
@@ -271,7 +302,9 @@ OPTIONS = {
         "weights": [0.3, 2.0],
         "stream_weights": {"semantic": 0.2, "classical": 3.0},
         "value_range": (-1.0, 1.0),
+        "uniform": 0.1,
     },
+    "the score": {"uniform": 0.0, "facts": True},
     "parts": {"crop": 40, "key": jax.random.key(3), "chunk": 1},
 }
 
@@ -318,7 +351,7 @@ def test_forward_mode_passes_through_the_whole_score(lite, pair):
     gradient = jax.jit(jax.grad(loss))
     expected = np.vdot(gradient(distorted), way)
     np.testing.assert_allclose(slope, expected, rtol=1e-3)  # sums in another order
-    np.testing.assert_allclose(value, lite(reference, distorted), **SAME)
+    np.testing.assert_allclose(value, loss(distorted), **SAME)
     other = np.flip(way, 1)
     along = jax.jit(lambda x, way: jax.jvp(gradient, (x,), (way,))[1])
     products = [
@@ -390,6 +423,9 @@ def test_streams_that_there_are_not_are_named(lite, pair):
     ):
         with pytest.raises(ValueError, match=message):
             perceptual_loss(lite, *pair(32, 32), stream_weights=weights)
+    for uniform, message in ((1.5, "uniform is 1.5: give a share"), ([1], "shape")):
+        with pytest.raises(ValueError, match=message):
+            perceptual_loss(lite, *pair(32, 32), uniform=uniform)
 
 
 def test_metrics_that_rise_are_refused(pair):
