@@ -8,9 +8,10 @@ On middle squares of photographs, three tables:
 
 - norms: the largest norm of the gradient on straight ways from noise, grey and black to
   a photograph, for constants of texture and structure from 1e-6 to 1e-2;
-- descent: 2,000 steps of Adam on the pixels, by the metric alone, from noise, grey,
-  black and the photograph itself; how near start and end are to the photograph by PSNR,
-  SSIM and LPIPS-AlexNet, which were not descended;
+- descent: 2,000 steps of Adam on the pixels, by `perceptual_loss` and nothing else,
+  from noise, grey, black and the photograph itself; how near start and end are to the
+  photograph by PSNR, SSIM and LPIPS-AlexNet. For the first photograph also by the score
+  alone, which `perceptual_loss` is not by default;
 - steps: how often a small step against the gradient lowers the score. Pairs are a
   photograph and its copy by each of twenty kinds of distortion; a step is as long as a
   share of the way that the pixels are apart.
@@ -22,7 +23,7 @@ Needs the extras [cli] and [train], for the distortions and for Optax.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +90,12 @@ def norms(metric: Metric, photographs: list[np.ndarray]) -> Iterator[str]:
         yield f"| {constant:g} | {' | '.join(cells)} |"
 
 
-def descend(metric: Metric, reference: np.ndarray, start: np.ndarray) -> np.ndarray:
+def descend(
+    loss: Callable[..., jax.Array],
+    metric: Metric,
+    reference: np.ndarray,
+    start: np.ndarray,
+) -> np.ndarray:
     """`STEPS` steps of Adam on the pixels, which stay in [0, 1]."""
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 
@@ -97,9 +103,7 @@ def descend(metric: Metric, reference: np.ndarray, start: np.ndarray) -> np.ndar
     def block(image, state):
         def step(carry, _):
             image, state = carry
-            value, slope = jax.value_and_grad(perceptual_loss, 2)(
-                metric, reference, image
-            )
+            value, slope = jax.value_and_grad(loss, 2)(metric, reference, image)
             updates, state = optimiser.update(slope, state)
             return (jnp.clip(image + updates, 0, 1), state), value
 
@@ -129,21 +133,22 @@ def descents(
     yield f"| from | {' | '.join(known)} |"
     yield "|---" * (1 + len(known)) + "|"
     panels: list[list[np.ndarray]] = []
-    for number, reference in enumerate(photographs):
+    ways = [("loss", perceptual_loss, one) for one in photographs]
+    score = partial(perceptual_loss, uniform=0.0, facts=True)
+    for way, loss, reference in (*ways, ("score alone", score, photographs[0])):
         ends = []
         for name, start in (*starts(reference).items(), ("photograph", reference)):
-            end = descend(metric, reference, start)
+            end = descend(loss, metric, reference, start)
             cells = []
             for judge in known.values():
                 values = (float(judge(reference, image)) for image in (start, end))
                 cells.append(" to ".join(f"{value:.3f}" for value in values))
-            yield f"| {name} {number + 1} | {' | '.join(cells)} |"
+            yield f"| {way}, {name} | {' | '.join(cells)} |"
             ends.append(end)
         panels.append([reference, *ends[:3]])
     if pictures:
-        write(
-            panels, pictures / "descent.png", ["target", "from noise", "grey", "black"]
-        )
+        titles = ["target", "from noise", "from grey", "from black"]
+        write([panels[0], panels[-1]], pictures / "descent.png", titles)
 
 
 def small_steps(metric: Metric, photographs: list[np.ndarray]) -> Iterator[str]:

@@ -365,6 +365,50 @@ class Spips(nn.Module):
             scores[stream] = fused(jnp.where(chosen, inputs, 0.0))
         return scores
 
+    def stages(self, reference: jax.Array, distorted: jax.Array) -> dict[str, Any]:
+        """All that a score is made of, in the order in which it is computed.
+
+        It is for comparing implementations and machines, stage by stage.
+
+        Args:
+          reference: images `(..., H, W, 3)` in [0, 1].
+          distorted: images of the same shape.
+
+        Returns:
+          By name: "image" and "normalised" of both images; "tap" of both and each tap,
+          `(..., h, w, C)`; "squares", "structure" and "texture" of each tap,
+          `(..., C)`; "map" of each classical map, its errors `(..., H, W)`, and
+          "classical", the quality of their mean `(...)`; "facts" `(..., 3)`; "inputs"
+          of the head `(..., n)`; "head", "gain" and "score" `(...)`.
+        """
+        found: dict[str, Any] = {}
+        images = {"reference": reference, "distorted": distorted}
+        for name, image in images.items():
+            found[f"image {name}"] = image
+        for name, image in images.items():
+            found[f"normalised {name}"] = self.backbone.normalize(image)
+        features = {name: self.extract(image) for name, image in images.items()}
+        for tap in self.backbone.taps:
+            for name in images:
+                found[f"tap {tap} {name}"] = features[name].taps[tap]
+        pooled = self.pool(*features.values())
+        for tap in self.backbone.taps:
+            for statistic in ("squares", "structure", "texture"):
+                found[f"{statistic} {tap}"] = pooled.deep[_input(tap, statistic)]
+        errors = classical_maps.errors(reference, distorted, names=self.classical)
+        for name, error in errors.items():
+            found[f"map {name}"] = error
+        for name, value in pooled.classical.items():
+            found[f"classical {name}"] = value
+        found["facts"] = pooled.facts
+        inputs = self._inputs_of(pooled.deep, pooled.classical)
+        found["inputs"] = jnp.stack(list(inputs.values()), axis=-1)
+        found["head"] = self.head(found["inputs"])
+        found["gain"] = self.gain(pooled.facts)
+        differ = jnp.any(reference != distorted, axis=(-3, -2, -1))
+        found["score"] = jnp.where(differ, found["gain"] * found["head"], 0.0)
+        return found
+
     def __call__(self, reference: jax.Array, distorted: jax.Array) -> Comparison:
         """Compares images of one shape, in [0, 1]; what `init` runs."""
         return self.compare(self.extract(reference), self.extract(distorted))

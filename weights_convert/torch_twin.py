@@ -1,8 +1,8 @@
-"""The backbones in PyTorch, for `--verify`: the only file here that imports PyTorch.
+"""The backbones in PyTorch, for `--verify` and for `torch_spips`.
 
 Written from torchvision's definitions (https://github.com/pytorch/vision/tree/main/
 torchvision/models, {vgg,alexnet,squeezenet}.py) and not from `spips_jax.backbones`, so
-that the two don't share mistakes.
+that the two don't share mistakes. PyTorch is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _VGG_LAYERS = {
 }
 
 
-def require_torch() -> None:
-    """Raises `WeightsError` if PyTorch isn't installed."""
+def require_torch(what: str = "--verify") -> None:
+    """Raises `WeightsError` if PyTorch isn't installed, which `what` needs."""
     if importlib.util.find_spec("torch") is None:
         raise WeightsError(
-            "--verify compares with PyTorch, which is not installed: pip install torch"
+            f"{what} compares with PyTorch, which is not installed: pip install torch"
         )
 
 
@@ -42,6 +42,9 @@ def activations(
 
     Returns:
       {"relu1_1": (N, h, w, C), ...}, after the ReLU.
+
+    Raises:
+      WeightsError: another network.
     """
     import torch
     from torch.nn import functional
@@ -53,7 +56,29 @@ def activations(
         )
         return functional.relu(functional.conv2d(x, weight, bias, **options))
 
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        found = taps(network, x, convolve)
+    return {tap: value.permute(0, 2, 3, 1).numpy() for tap, value in found.items()}
+
+
+def taps(network: str, x: Any, convolve: Callable[..., Any]) -> dict[str, Any]:
+    """The activations of normalised images `(N, 3, H, W)`, `(N, C, h, w)` by name.
+
+    Args:
+      network: "vgg16", "vgg19", "alexnet" or "squeezenet".
+      x: the images, a tensor.
+      convolve: `(x, number, **options) -> y`, the convolution that torchvision's
+        `features` has at a number, and its ReLU.
+
+    Raises:
+      WeightsError: another network.
+    """
+    from torch.nn import functional
+
     def fire(x: Any, index: int) -> Any:
+        import torch
+
         x = convolve(x, f"{index}.squeeze")
         narrow = convolve(x, f"{index}.expand1x1")
         wide = convolve(x, f"{index}.expand3x3", padding=1)
@@ -102,7 +127,4 @@ def activations(
         raise WeightsError(
             f"--verify: {network} has no PyTorch twin; only {', '.join(twins)} have one"
         )
-    with torch.no_grad():
-        x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        taps = twins[network](x)
-    return {tap: value.permute(0, 2, 3, 1).numpy() for tap, value in taps.items()}
+    return twins[network](x)

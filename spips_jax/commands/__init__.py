@@ -199,6 +199,7 @@ def _parser() -> Parser:
         models,
         score,
         train,
+        twin,
         warm,
     )
 
@@ -212,7 +213,9 @@ def _parser() -> Parser:
         "--version", action="version", version=f"spips-jax {__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, models, data, train, evaluate, convert, check, warm):
+    for command in (
+        score, models, data, train, evaluate, convert, twin, check, warm,
+    ):  # fmt: skip
         command.add_to(commands)
     return parser
 
