@@ -148,7 +148,8 @@ def descents(
         panels.append([reference, *ends[:3]])
     if pictures:
         titles = ["target", "from noise", "from grey", "from black"]
-        write([panels[0], panels[-1]], pictures / "descent.png", titles)
+        rows = {"the loss": panels[0], "the score alone": panels[-1]}
+        write(rows, pictures / "descent.png", titles)
 
 
 def small_steps(metric: Metric, photographs: list[np.ndarray]) -> Iterator[str]:
@@ -170,7 +171,7 @@ def small_steps(metric: Metric, photographs: list[np.ndarray]) -> Iterator[str]:
         yield f"not: {', '.join(worst)}"
 
 
-def write(rows: list[list[np.ndarray]], path: Path, titles: list[str]) -> None:
+def write(rows: dict[str, list[np.ndarray]], path: Path, titles: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -180,12 +181,13 @@ def write(rows: list[list[np.ndarray]], path: Path, titles: list[str]) -> None:
         len(rows), len(titles), figsize=(2 * len(titles), 2.1 * len(rows)),
         squeeze=False, layout="constrained",
     )  # fmt: skip
-    for images, places in zip(rows, axes, strict=True):
+    for (name, images), places in zip(rows.items(), axes, strict=True):
         for title, image, place in zip(titles, images, places, strict=True):
             place.imshow(np.clip(image, 0, 1))
-            place.set_axis_off()
-            if images is rows[0]:
+            place.set(xticks=[], yticks=[], frame_on=False)
+            if places[0] is axes[0, 0]:
                 place.set_title(title, fontsize=10)
+        places[0].set_ylabel(name, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -194,7 +196,7 @@ def write(rows: list[list[np.ndarray]], path: Path, titles: list[str]) -> None:
 def gradient_picture(metric: Metric, photographs: list[np.ndarray], path: Path) -> None:
     """Where the score would fall fastest, beside the distorted image."""
     slope = jax.jit(jax.grad(perceptual_loss, 2))
-    rows = []
+    rows = {}
     for reference, kind in zip(photographs, ("jpeg", "gaussian_blur"), strict=False):
         image = distort(np.uint8(np.rint(255 * reference)), kind, level=4, seed=0)
         distorted = np.float32(image) / 255
@@ -203,8 +205,8 @@ def gradient_picture(metric: Metric, photographs: list[np.ndarray], path: Path) 
         shown = [
             0.5 + 0.5 * x / np.quantile(np.abs(x), 0.995) for x in (downhill, error)
         ]
-        rows.append([reference, distorted, *shown])
-    titles = ["reference", "distorted", "downhill for the score", "and for PSNR"]
+        rows[kind.replace("_", " ")] = [reference, distorted, *shown]
+    titles = ["reference", "distorted", "downhill for the loss", "and for PSNR"]
     write(rows, path, titles)
 
 

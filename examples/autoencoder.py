@@ -2,7 +2,7 @@
 
 An autoencoder squeezes patches of photographs through a small latent. It is trained
 with squared errors first. Then two copies go on for the same number of steps: one with
-squared errors, one with SPIPS and a tenth of them. Both have the same size and see the
+squared errors, one with SPIPS beside them. Both have the same size and see the
 same patches. Patches of a photograph that was in no training are decoded by both, and
 judged by metrics that neither was trained on: VSI and MDSI (SPIPS has no map of them),
 and LPIPS where its weights are at hand. PSNR is the squared error's own.
@@ -30,8 +30,8 @@ import spips_jax
 from spips_jax import Metric, perceptual_loss
 from spips_jax.weights import WeightsError
 
-SQUARES = 0.1
-"""How much of the squared error is kept beside SPIPS: it holds the mean colour."""
+SQUARES = 1.0
+"""How much of the squared error is kept beside SPIPS; it is a hundredth of SPIPS."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,28 @@ class Size:
 
 SIZES = {
     "tiny": Size(32, 4, 8, 4, 4, 4, 2),
-    "small": Size(48, 12, 32, 6, 700, 300, 6),
+    "small": Size(48, 8, 32, 6, 600, 250, 6),
     "large": Size(128, 64, 128, 8, 20_000, 10_000, 8),
 }
 
 
 class Autoencoder(nn.Module):
-    """Three halvings to a latent of a few channels, and back."""
+    """Two halvings to a latent of a few channels, and back."""
 
     width: int
     latent: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for number in range(3):
-            features = self.width * min(2**number, 2)
+        for number in range(2):
+            features = self.width * (1 + number)
             x = nn.gelu(nn.Conv(features, (3, 3), strides=2, name=f"down{number}")(x))
         x = nn.Conv(self.latent, (1, 1), name="to_latent")(x)
         x = nn.Conv(2 * self.width, (3, 3), name="from_latent")(x)
-        for number in range(3):
+        for number in range(2):
             n, height, width, channels = x.shape
             x = jax.image.resize(x, (n, 2 * height, 2 * width, channels), "nearest")
-            features = self.width * (2 if number == 0 else 1)
+            features = self.width * (2 - number)
             x = nn.gelu(nn.Conv(features, (3, 3), name=f"up{number}")(x))
         # From grey: the first steps need not find it.
         return 0.5 + nn.Conv(3, (3, 3), name="to_rgb")(x)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-BUNDLED = ("astronaut", "chelsea", "coffee", "rocket")
+BUNDLED = ("astronaut", "coffee", "rocket", "chelsea")
 """Colour photographs that scikit-image brings."""
 
 
