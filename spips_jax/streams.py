@@ -32,9 +32,9 @@ MOMENT_EPSILON = 1e-3
 DISTS, which has 1e-6.
 
 A channel that is silent in the reference differs fully once it speaks at all, and the
-slope of that is 1 / sqrt(c). With 1e-6 gradients over AlexNet are twice as long where an
-image comes out of noise or a flat grey (docs/loss.md); agreement with people is the same
-from 1e-6 to 1e-2 (docs/models.md).
+slope of that is 1 / sqrt(c). With 1e-6 gradients over AlexNet are twice as long where
+an image comes out of noise or a flat grey (docs/loss.md); agreement with people is the
+same from 1e-6 to 1e-2 (docs/models.md).
 """
 
 
