@@ -64,7 +64,8 @@ SLOW = (
     "test_resume.py", "test_scores.py", "test_tid2013.py", "test_embedded.py",
     "test_distill.py", "test_evaluate_command.py", "test_classical_metrics.py",
     "test_step.py", "test_winograd.py", "test_baselines.py", "test_backbones.py",
-    "test_readme.py", "test_quickstart.py", "test_checkpoint.py",
+    "test_loss.py", "test_twin.py", "test_examples.py", "test_readme.py",
+    "test_quickstart.py", "test_checkpoint.py",
     "test_checkpoint_damage.py", "test_hosts.py",
 )  # fmt: skip
 """Files that `-m quick` leaves out, from the slowest on; all others are quick."""

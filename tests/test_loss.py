@@ -297,7 +297,6 @@ STEP = 1e-3
 each then takes up to a percent."""
 
 OPTIONS = {
-    "none": {},
     "weights": {
         "weights": [0.3, 2.0],
         "stream_weights": {"semantic": 0.2, "classical": 3.0},
@@ -329,7 +328,7 @@ def smooth_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @quick
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", OPTIONS)  # without any: of every model, below
 def test_gradients_are_slopes_with_every_option(lite, name):
     reference, distorted = smooth_pair(48, 56)
     loss = partial(perceptual_loss, lite, reference, **OPTIONS[name])

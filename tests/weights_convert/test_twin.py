@@ -200,21 +200,20 @@ def test_maps_that_there_are_not_are_named(lite):
 # The command.
 
 
-def test_the_command_compares_the_example(capsys):
+@quick
+def test_the_command_compares_the_example(capsys, monkeypatch):
     assert main(["twin"]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split()[:2] == ["stage", "shape"]
     assert printed.rstrip().endswith("all agree")
     assert "\nscore " in printed
     assert "\ngradient " in printed
-
-
-def test_a_difference_is_exit_code_1(capsys, monkeypatch):
     monkeypatch.setattr(torch_spips, "POWERS", torch_spips.POWERS[::-1])
     assert main(["twin"]) == 1
     assert "the first that parts: map ms_ssim" in capsys.readouterr().out
 
 
+@quick
 def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
     """Without PyTorch."""
     find = importlib.util.find_spec
@@ -249,6 +248,7 @@ def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
     assert "PyTorch, which is not installed: pip install" in capsys.readouterr().err
 
 
+@quick
 def test_what_is_no_dump_is_refused(tmp_path, capsys):
     other = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(2)}, other)
