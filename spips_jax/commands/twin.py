@@ -123,7 +123,7 @@ def _images(paths: list[Path]) -> list[Any]:
     """Both images `(1, H, W, 3)`, float32 in [0, 1]."""
     import numpy as np
 
-    from spips_jax import read_image
+    from spips_jax.image_files import read_image
     from spips_jax.images import to_unit_range
     from spips_jax.weights import PACKAGE
 
