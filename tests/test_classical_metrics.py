@@ -269,7 +269,7 @@ FLAT = {
 }
 
 
-@pytest.mark.parametrize("name", ["ssim", *classical.MAPS])
+@pytest.mark.parametrize("name", ["psnr", "ssim", "ms_ssim", "haarpsi", "gmsd"])
 def test_gradients_in_flat_areas_are_those_of_float64(name):
     """There rounding alone decides what a bound or an absolute value does."""
     slope = jax.jit(jax.grad(getattr(classical, name), 1))

@@ -369,7 +369,12 @@ def magnitude(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
 
 
 def hypotenuse(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Float[Array, "*at"]:
-    """`sqrt(x^2 + y^2)` of derivatives; its gradient up to `FLAT` is 0."""
+    """`sqrt(x^2 + y^2)`; its gradient where both are 0 is 0."""
+    return root(jnp.square(x) + jnp.square(y))
+
+
+def _length(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`hypotenuse` of derivatives; its gradient up to `FLAT` is 0."""
     squares = jnp.square(x) + jnp.square(y)
     rises = squares > FLAT**2
     length = jnp.sqrt(jnp.where(rises, squares, 1.0))
@@ -417,8 +422,11 @@ def derivatives(
 def gradient_magnitude(
     planes: Float[Array, "*batch h w"], operator: tuple[float, float]
 ) -> Float[Array, "*batch h w"]:
-    """Root of the sum of the squared `derivatives`, `(..., H, W)`, 0 or more."""
-    return hypotenuse(*derivatives(planes, operator))
+    """Root of the sum of the squared `derivatives`, `(..., H, W)`, 0 or more.
+
+    Its gradient up to `FLAT` is 0.
+    """
+    return _length(*derivatives(planes, operator))
 
 
 def average(
