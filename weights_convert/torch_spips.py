@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flax import traverse_util
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -251,17 +252,8 @@ def of_model(model: model_file.Model) -> Spips:
     options = {name: getattr(module, name) for name in model_file.OPTIONS}
     streams = ("perceptual", "semantic")
     options["taps"] = {name: getattr(module.backbone, name) for name in streams}
-    params: dict[str, Any] = {}
-    _flatten(model.params, "", params)
+    params = traverse_util.flatten_dict(model.params, sep=".")
     return Spips(module.backbone.network, params, options)
-
-
-def _flatten(tree: Mapping[str, Any], before: str, found: dict[str, Any]) -> None:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            _flatten(value, f"{before}{name}.", found)
-        else:
-            found[f"{before}{name}"] = value
 
 
 def lite(x: Tensor, convolve: Any) -> dict[str, Tensor]:

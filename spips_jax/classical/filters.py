@@ -364,21 +364,17 @@ A step of 8-bit images is 4e-3; sums over 8x8 pixels in another order differ by 
 
 def magnitude(x: Float[Array, "*at"]) -> Float[Array, "*at"]:
     """`|x|` of derivatives; its gradient up to `FLAT` is 0."""
-    size = jnp.abs(x)
+    return _flat_to_none(jnp.abs(x))
+
+
+def _flat_to_none(size: jax.Array) -> jax.Array:
+    """Sizes of derivatives, without a gradient where they are rounding."""
     return jnp.where(size > FLAT, size, jax.lax.stop_gradient(size))
 
 
 def hypotenuse(x: Float[Array, "*at"], y: Float[Array, "*at"]) -> Float[Array, "*at"]:
     """`sqrt(x^2 + y^2)`; its gradient where both are 0 is 0."""
     return root(jnp.square(x) + jnp.square(y))
-
-
-def _length(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`hypotenuse` of derivatives; its gradient up to `FLAT` is 0."""
-    squares = jnp.square(x) + jnp.square(y)
-    rises = squares > FLAT**2
-    length = jnp.sqrt(jnp.where(rises, squares, 1.0))
-    return jnp.where(rises, length, jax.lax.stop_gradient(jnp.sqrt(squares)))
 
 
 def power(x: Float[Array, "*at"], exponent: float) -> Float[Array, "*at"]:
@@ -426,7 +422,7 @@ def gradient_magnitude(
 
     Its gradient up to `FLAT` is 0.
     """
-    return _length(*derivatives(planes, operator))
+    return _flat_to_none(hypotenuse(*derivatives(planes, operator)))
 
 
 def average(

@@ -78,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
             f"{len(args.images)} images are given: give a reference and a distorted"
             " one, or none for the example's"
         )
-    outputs = [path for path in (args.dump, args.export) if path]
     given = [path for path in (args.weights, args.against) if path]
-    check_files(outputs, inputs=[*args.images, *given], option="--dump", own=False)
+    for option, path in (("--dump", args.dump), ("--export", args.export)):
+        if path:
+            check_files([path], inputs=[*args.images, *given], option=option)
     alone = args.dump is not None or args.against is not None
     if not alone or args.export:
         torch_twin.require_torch("spips twin")
