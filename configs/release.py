@@ -25,7 +25,7 @@ Hardware: two cores of a cloud VM, no GPU.
 Time: about 75 s a model, with the pooled pairs in the cache; computing them takes five
     to ten minutes once for each model.
 Result: mean SRCC within TID2013's references and SRCC over LIVE's pairs, all of them
-    trained on: 0.941 and 0.979 lite, 0.951 and 0.979 AlexNet, 0.957 and 0.979
+    trained on: 0.941 and 0.978 lite, 0.949 and 0.979 AlexNet, 0.956 and 0.979
     SqueezeNet. On other pairs: docs/models.md.
 """
 

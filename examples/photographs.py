@@ -21,7 +21,7 @@ def arguments(doc: str, sizes: Sequence[str]) -> argparse.ArgumentParser:
         "--size",
         choices=sizes,
         default="small",
-        help="small: under three minutes on two cores; large: for a GPU",
+        help="small: a few minutes on two cores; large: for a GPU",
     )
     parser.add_argument(
         "--photographs",
