@@ -168,11 +168,11 @@ def test_a_fold_of_kodaks_photographs_is_the_same_in_every_set(plain: Metric) ->
 
 @pytest.mark.parametrize("name", [n for n in loading.MODELS if weights.embedded(n)])
 def test_the_models_of_the_package(plain: Metric, name: str) -> None:
-    """Their cards, which were written before references were named, tell enough."""
+    """Their cards name Kodak's photographs; TID2013's drawing I25 was not learned."""
     card = model_file.read_card(weights.embedded(name))
     metric = dataclasses.replace(plain, name=name, card_json=json.dumps(card))
     for dataset, examples, scenes in (
-        (dataset_of("tid2013", TID), 50, 0),
+        (dataset_of("tid2013", TID), 48, 0),
         (dataset_of("pair_list/live", ["bikes", "caps"]), 4, 0),
         (dataset_of("live", ["bikes", "carnival"]), 0, 2),
         (dataset_of("kadid10k", ["I01"]), 0, 0),
