@@ -96,6 +96,14 @@ def made_here(path: Path) -> bool:
             return tuple(json.loads(row))[: len(SCORE_COLUMNS)] == SCORE_COLUMNS
         if path.suffix == ".md":
             return "\nA SPIPS model" in path.read_text(encoding="utf-8")
+        if path.suffix in (".onnx", ".stablehlo"):
+            content = path.read_bytes()
+            return any(name in content for name in (b"spips-jax", b"spips_jax_score"))
+        if path.suffix == ".pt2":
+            import zipfile
+
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith(SOFTWARE) for name in archive.namelist())
         from safetensors import safe_open
 
         with safe_open(path, framework="numpy") as tensors:

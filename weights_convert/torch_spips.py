@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spips_jax import model_file, weights
+from spips_jax.files import replacing
 from spips_jax.loading import MODELS
 from spips_jax.messages import one_of
+from spips_jax.outputs import SOFTWARE
 from spips_jax.weights import PUBLISHED, WeightsError
 from weights_convert import torch_twin
 
@@ -451,10 +453,15 @@ def export(metric: Spips, path: str | os.PathLike[str], size: tuple[int, ...]) -
       metric: float32.
       path: the file, .pt2.
       size: height and width of the images that it will take; their number is free.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     images = [torch.rand(2, 3, *size) for _ in range(2)]
     number = torch.export.Dim("number", min=1)
     program = torch.export.export(
         metric, tuple(images), dynamic_shapes=({0: number}, {0: number})
     )
-    torch.export.save(program, path)
+    with replacing(path) as partial_file:
+        # An empty file in the archive says who made it: it may be written again.
+        torch.export.save(program, partial_file, extra_files={SOFTWARE: ""})

@@ -33,6 +33,7 @@ EXTRAS = {
     "scipy": "data", "tensorflow_datasets": "data",
     "imagecodecs": "formats", "tifffile": "formats",
     "ml_collections": "eval",
+    "onnxruntime": "onnx",
     "etils": "train", "optax": "train", "orbax": "train", "tensorboard": "train",
 }  # fmt: skip
 """The extra that brings each optional package."""
@@ -196,6 +197,7 @@ def _parser() -> Parser:
         convert,
         data,
         evaluate,
+        export,
         models,
         score,
         train,
@@ -214,7 +216,7 @@ def _parser() -> Parser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (
-        score, models, data, train, evaluate, convert, twin, check, warm,
+        score, models, data, train, evaluate, convert, export, twin, check, warm,
     ):  # fmt: skip
         command.add_to(commands)
     return parser
