@@ -177,7 +177,7 @@ def test_no_import_runs_upward():
         {"calibration", "kinds"},
         {"model_file"},
         {"metric", "parallel"},
-        {"loading", "heatmaps", "any_size", "loss", "export"},
+        {"loading", "heatmaps", "any_size", "loss", "export", "provenance"},
         {"data"},
         {"evaluation"},
         {"training"},

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import spips_jax
-from spips_jax import Metric, weights
+from spips_jax import Metric
 from spips_jax.files import replacing
 from spips_jax.messages import UserError
 from spips_jax.spips import Spips
@@ -184,32 +182,6 @@ def table(rows: list[Row]) -> str:
     else:
         lines.append("\nall agree")
     return "\n".join(lines)
-
-
-def provenance(metric: Metric, images: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What a result depends on, in words: model, versions, device, images."""
-    device = jax.devices()[0]
-    params = metric.variables["params"]
-    backbone = metric.module.backbone
-    own = {name: value for name, value in params.items() if name != "backbone"}
-    return {
-        "model": metric.name,
-        "model_sha256": weights.digest(own),
-        "backbone": backbone.network,
-        "backbone_sha256": weights.digest(params["backbone"]),
-        "precision": str(jnp.dtype(backbone.dtype)),
-        "spips-jax": spips_jax.__version__,
-        "jax": jax.__version__,
-        "device": f"{device.platform} ({device.device_kind})",
-        "machine": platform.machine(),
-        **{f"{name}_sha256": pixels_digest(image) for name, image in images.items()},
-    }
-
-
-def pixels_digest(image: np.ndarray) -> str:
-    """A digest of float32 pixels and their shape."""
-    pixels = np.ascontiguousarray(image, "<f4")
-    return weights.digest({"pixels": pixels})
 
 
 def write(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spips_jax.commands.pairs import Pair
-from spips_jax.messages import UserError, printable
+from spips_jax.messages import UserError, printable, some_of
 
 if TYPE_CHECKING:
     from spips_jax.metric import Metric
@@ -23,9 +23,10 @@ _EPILOG = """\
 examples:
   spips check
       the scores of the package's example, as they were when it was released
-  spips score --pairs pairs.csv --json > scores.jsonl
+  spips score --pairs pairs.csv --json --provenance > scores.jsonl
   spips check scores.jsonl
-      the same scores, on another machine
+      the same scores, on another machine: what differs is named, be it a score, the
+      model's weights, the decoded pixels, a version or the device
 
 exit codes: 0 all scores agree; 1 one differs; 2 an error, in one line, or a pair that
 cannot be scored, a line each
@@ -95,8 +96,12 @@ def run(args: argparse.Namespace) -> int:
         f" {platform.python_version()}, {device.platform} ({device.device_kind})"
     )
     agree = missing = 0
+    others: dict[str, list[str]] = {}
     for row in rows:
         found = _score(metrics[row["model"]], row, file.parent)
+        apart = _differences(found, row)
+        for name, values in apart.items():
+            others.setdefault(f"{name}: {values}", []).append(row["distorted"])
         if "error" in found:
             missing += 1
             failed(found["error"])
@@ -104,10 +109,15 @@ def run(args: argparse.Namespace) -> int:
             agree += 1
         else:
             names = printable(f"{row['reference']}, {row['distorted']}")
+            why = ""
+            if "provenance" in row:
+                why = f" ({', '.join(apart) or 'of the same provenance'})"
             print(
                 f"{names}: {row['model']} is {found['score']:.8g} here,"
-                f" {row['score']:.8g} in {file}"
+                f" {row['score']:.8g} in {file}{why}"
             )
+    for what, images in others.items():
+        print(printable(f"{what}, of {some_of(list(dict.fromkeys(images)))}"))
     print(f"{agree} of {len(rows)} scores agree, to {args.tolerance:g} relative")
     if missing:
         return 2
@@ -123,6 +133,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
                 score = row["score"]
                 named = all(isinstance(row[name], str) for name in _NAMES)
+                named = named and isinstance(row.get("provenance", {}), dict)
             except (ValueError, KeyError, TypeError, RecursionError):
                 named = False
             if not named or not (score is None or isinstance(score, float)):
@@ -143,5 +154,15 @@ def _score(metric: Metric, row: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     paths = [row[name] for name in ("reference", "distorted")]
     there = [path if Path(path).exists() else str(folder / path) for path in paths]
-    (scored,) = score_pairs([metric], [Pair(*there)], [None])
+    told = "provenance" in row
+    (scored,) = score_pairs([metric], [Pair(*there)], [None], provenance=told)
     return scored.rows[0]
+
+
+def _differences(found: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
+    """What of the provenance of a row differs here, where both are told."""
+    from spips_jax.provenance import differences
+
+    if not ("provenance" in found and "provenance" in row):
+        return {}
+    return differences(found["provenance"], row["provenance"])

@@ -97,6 +97,12 @@ def add_to(commands: Any) -> None:
         "--json", action="store_true", help="print one JSON object a line and a score"
     )
     parser.add_argument(
+        "--provenance",
+        action="store_true",
+        help="in JSON, say of each score what it depends on: digests of the model and"
+        " of the decoded pixels, versions, device, precision; `spips check` compares",
+    )
+    parser.add_argument(
         "--output",
         metavar="FILE",
         help="write the scores to a file, too: .csv, .json or .jsonl",
@@ -137,7 +143,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             with closing(
                 score_pairs(
-                    metrics, pairs, files, convert_profiles=args.convert_profiles
+                    metrics,
+                    pairs,
+                    files,
+                    convert_profiles=args.convert_profiles,
+                    provenance=args.provenance,
                 )
             ) as results:
                 for scored in results:
@@ -170,6 +180,12 @@ def _check_options(args: argparse.Namespace, models: Sequence[str]) -> None:
                 f"--{option} goes with one model, not with {', '.join(models)}: score"
                 " them one at a time"
             )
+    file = (args.output or "").lower()
+    if args.provenance and not (args.json or file.endswith((".json", ".jsonl"))):
+        raise UserError(
+            "--provenance is written as JSON alone: give --json, or an --output that"
+            " ends in .json or .jsonl"
+        )
     (model, *_) = models
     if args.maps is not None and model in BASELINES and not BASELINES[model].has_maps:
         raise UserError(f"--maps: {model} compares whole images, it has no maps")

@@ -68,13 +68,16 @@ def score_pairs(
     map_files: Sequence[Path | None],
     *,
     convert_profiles: bool = False,
+    provenance: bool = False,
 ) -> Generator[Scored]:
     """Scores pairs by each metric, in their order, whatever is wrong with one of them.
+
+    With `provenance`, rows that have a score say what it depends on.
 
     Pairs of many sizes are packed together on canvases, where a metric allows it and no
     maps are wanted: a batch of pairs then comes at once.
     """
-    scorer = _Scorer(metrics)
+    scorer = _Scorer(metrics, provenance=provenance)
     with closing(_read(pairs, convert_profiles=convert_profiles)) as images:
         alone = any(file is not None for file in map_files)
         for batch in _batches(images, map_files, alone=alone):
@@ -116,8 +119,9 @@ def _batches(
 class _Scorer:
     """Scores batches of pairs."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Sequence[Metric], *, provenance: bool) -> None:
         self.metrics = metrics
+        self._about = _about(metrics) if provenance else None
         self._any_size = [
             AnySize(metric) if AnySize.supports(metric) else None for metric in metrics
         ]
@@ -137,9 +141,31 @@ class _Scorer:
                 if self._reference is None or self._reference.image is not original:
                     self._reference = _Reference(original)
                 scores = [found.get(number) for found in ahead]
-                yield _score(
+                scored = _score(
                     self.metrics, pair, self._reference, image, map_file, scores
                 )
+                if self._about is not None:
+                    self._add_provenance(scored, original, image, scores)
+                yield scored
+
+    def _add_provenance(
+        self,
+        scored: Scored,
+        reference: ImageFile,
+        distorted: ImageFile,
+        ahead: Sequence[float | None],
+    ) -> None:
+        """Adds to each row with a score what it depends on."""
+        from spips_jax.provenance import of_images
+
+        images = of_images(reference.pixels, distorted.pixels)
+        of_metrics, machine = self._about or ([], {})
+        for row, of_metric, score in zip(scored.rows, of_metrics, ahead, strict=True):
+            if row["score"] is not None:
+                # Their programs sum in another order.
+                program = "of this size" if score is None else "of a canvas"
+                about = {**of_metric, **images, "program": program, **machine}
+                row["provenance"] = about
 
     def _on_canvases(
         self, batch: Sequence[tuple[_Read, Path | None]]
@@ -162,6 +188,13 @@ class _Scorer:
             {} if any_size is None else _together(any_size, images)
             for any_size in self._any_size
         ]
+
+
+def _about(metrics: Sequence[Metric]) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """What scores of metrics depend on here, whatever the images."""
+    from spips_jax.provenance import of_machine, of_metric
+
+    return [of_metric(metric) for metric in metrics], of_machine()
 
 
 def _together(

@@ -67,8 +67,12 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    import numpy as np
+
     import spips_jax
+    from spips_jax import provenance
     from spips_jax.cache import cache_compilations
+    from spips_jax.images import to_unit_range
     from spips_jax.messages import UserError, printable
     from spips_jax.outputs import check_files
     from weights_convert import stages, torch_twin
@@ -78,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             f"{len(args.images)} images are given: give a reference and a distorted"
             " one, or none for the example's"
         )
+    if args.double and args.against:
+        raise UserError("--double is PyTorch's, and goes without --against")
     given = [path for path in (args.weights, args.against) if path]
     for option, path in (("--dump", args.dump), ("--export", args.export)):
         if path:
@@ -88,19 +94,22 @@ def run(args: argparse.Namespace) -> int:
     elsewhere = stages.read(args.against) if args.against else None
     cache_compilations()
     metric = spips_jax.load(args.model, weights=args.weights, dtype=args.dtype)
-    images = dict(zip(("reference", "distorted"), _images(args.images), strict=True))
-    ours = stages.of_jax(metric, *images.values())
-    about = stages.provenance(metric, images)
+    pixels = _pixels(args.images)
+    images = [np.array(to_unit_range(image))[None] for image in pixels]
+    ours = stages.of_jax(metric, *images)
+    about = {
+        **provenance.of_metric(metric),
+        **provenance.of_machine(),
+        **provenance.of_images(*pixels),
+    }
     if args.dump:
         stages.write(args.dump, ours, about)
         print(printable(f"{len(ours)} stages written to {args.dump}"))
     code = 0
     if elsewhere:
         theirs, told = elsewhere
-        for name in sorted({*about, *told}):
-            if about.get(name) != told.get(name):
-                here, there = about.get(name, "none"), told.get(name, "none")
-                print(printable(f"{name}: {here} here, {there} there"))
+        for name, values in provenance.differences(about, told).items():
+            print(printable(f"{name}: {values}"))
         code = _compare(stages.compare(ours, theirs))
     if alone and not args.export:
         return code
@@ -113,24 +122,23 @@ def run(args: argparse.Namespace) -> int:
     twin = torch_spips.of_model(model)
     if not alone:
         one = twin.double() if args.double else twin
-        code = _compare(stages.compare(ours, stages.of_torch(one, *images.values())))
+        code = _compare(stages.compare(ours, stages.of_torch(one, *images)))
     if args.export:
-        torch_spips.export(twin.float(), args.export, images["reference"].shape[1:3])
+        torch_spips.export(twin.float(), args.export, images[0].shape[1:3])
         print(printable(f"written to {args.export}"))
     return code
 
 
-def _images(paths: list[Path]) -> list[Any]:
-    """Both images `(1, H, W, 3)`, float32 in [0, 1]."""
-    import numpy as np
-
+def _pixels(paths: list[Path]) -> list[Any]:
+    """Both images `(H, W, 3)`, as decoded; without paths those of the package."""
     from spips_jax.image_files import read_image
-    from spips_jax.images import to_unit_range
     from spips_jax.weights import PACKAGE
 
     folder = PACKAGE / "example"
-    paths = paths or [folder / "reference.png", folder / "distorted.jpg"]
-    return [np.array(to_unit_range(read_image(path)))[None] for path in paths]
+    return [
+        read_image(path)
+        for path in paths or [folder / "reference.png", folder / "distorted.jpg"]
+    ]
 
 
 def _compare(rows: list[Any]) -> int:

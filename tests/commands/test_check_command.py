@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
+import spips_jax
+from spips_jax import weights
 from spips_jax.commands import main
 
 
@@ -54,6 +58,53 @@ def test_a_planted_difference_is_found(written, capsys):
     assert lines[1].startswith("a.png, c.png: ssim is 0.")
     assert lines[2] == "1 of 2 scores agree, to 1e-05 relative"
     assert main(["check", write(written), "--tolerance", "0.5"]) == 0
+
+
+@pytest.fixture
+def told(written, capsys) -> list[dict]:
+    """What `spips score --json --provenance` says of two pairs."""
+    command = ["score", "--pairs", "pairs.csv", "--json", "--provenance"]
+    assert main([*command, "--model", "spips-lite"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_provenance_says_what_a_score_depends_on(told, capsys):
+    about = told[1]["provenance"]
+    pixels = np.asarray(Image.open("c.png").convert("RGB"))
+    assert about["distorted_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert about["reference_sha256"] == told[0]["provenance"]["reference_sha256"]
+    metric = spips_jax.load("spips-lite")
+    params = metric.variables["params"]
+    assert about["backbone_sha256"] == weights.digest(params["backbone"])
+    expected = {
+        "model": "spips-lite", "backbone": "lite", "precision": "float32",
+        "size": "48x40", "value_range": "0 to 255", "jax": jax.__version__,
+        "device": "cpu (cpu)", "pillow": PIL.__version__, "program": "of this size",
+    }  # fmt: skip
+    assert about | expected == about
+    assert main(["check", write(told)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2  # nothing differs
+
+
+def test_what_differs_is_named(told, capsys):
+    """Other pixels, other weights, another device: where it was, and which."""
+    pixels = np.asarray(Image.open("c.png")).copy()
+    pixels[20:30, 20:30] //= 2
+    Image.fromarray(pixels).save("c.png")
+    told[0]["provenance"]["device"] = "gpu (H100)"
+    assert main(["check", write(told)]) == 1
+    score, device, digest, last = capsys.readouterr().out.splitlines()[1:]
+    assert score.startswith("a.png, c.png: spips-lite is ")
+    assert score.endswith("in scores.jsonl (distorted_sha256)")
+    assert device == "device: cpu (cpu) here, gpu (H100) there, of b.png"
+    assert digest.startswith("distorted_sha256: ")
+    assert digest.endswith(" there, of c.png")
+    assert last == "1 of 2 scores agree, to 1e-05 relative"
+
+    told[0]["provenance"]["model_sha256"] = "f" * 64
+    told[0]["score"] *= 1.1
+    assert main(["check", write(told)]) == 1
+    assert "(model_sha256, device)" in capsys.readouterr().out
 
 
 def test_a_pair_that_is_gone_leaves_the_others(written, capsys):
