@@ -451,3 +451,15 @@ def test_a_reader_that_goes_away_is_no_error(words):
         process.stdout.close()
         errors = process.stderr.read()
         assert (process.wait(), errors) == (0, b"")
+
+
+def test_provenance_needs_json(home, capsys):
+    words = ["score", save("a.png"), save("b.png"), "--model", "psnr", "--provenance"]
+    assert main(words) == 2
+    assert "--provenance is written as JSON alone: give --json" in (
+        capsys.readouterr().err
+    )
+    assert main([*words, "--output", "scores.json"]) == 0
+    (row,) = json.loads(Path("scores.json").read_text())
+    assert row["provenance"]["model"] == "psnr"
+    assert "model_sha256" not in row["provenance"]  # it has no weights

@@ -375,7 +375,6 @@ def test_a_model_that_cannot_score_a_pair_leaves_the_others(capsys):
     ("words", "message"),
     [
         (("--model", "ssim", "--model", "ssim"), "--model ssim is given twice"),
-        (("--model", "ssim", "--provenance"), "--provenance is written as JSON alone"),
         (("--model", "ssim", "--maps", "maps"), "--maps goes with one model, not with"),
         (("--model", "ssim", "--head", "x"), "--head goes with one model, not with"),
         (("--model", "ssim", "--weights", "x"), "--weights goes with one model"),
