@@ -128,6 +128,12 @@ def open_source(network: str, path: pathlib.Path) -> Source:
         places = [place for place in bare.places(network) if bare.has(network, place)]
         file = bare if places else file
     if not places:
+        if layers := file.batch_norms():
+            raise WeightsError(
+                f"{path}: not {network}; it has {layers} layers of batch normalisation,"
+                f" as torchvision's {network}_bn, which is another network with other"
+                f" features: give weights of {network} itself"
+            )
         nearest = next(iter(file.places(network)), "")
         problems = file.problems([network], nearest)
         raise WeightsError(
@@ -192,6 +198,10 @@ class _File:
             self._shapes(place + key) == {shape}
             for key, shape in torch_shapes(network).items()
         )
+
+    def batch_norms(self) -> int:
+        """How many layers of batch normalisation there are."""
+        return sum(name.endswith(".running_var") for name in self._names)
 
     def problems(self, networks: list[str], place: str) -> list[str]:
         """What rules out that networks are all there is at a place, in words."""

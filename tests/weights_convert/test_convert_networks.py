@@ -209,6 +209,23 @@ def test_another_network_is_recognised(save, random_tensors, asked, given):
     assert f"`spips convert {given}" in error
 
 
+def test_batch_normalisation_is_refused_by_name(save, random_tensors):
+    """As torchvision's vgg16_bn has it: each convolution moves the next ones' names."""
+    tensors = random_tensors("vgg16")
+    moved = {}
+    layers = [name.removesuffix(".weight") for name in tensors if "weight" in name]
+    for before, layer in enumerate(layers):
+        number = int(layer.removeprefix("features.")) + before
+        for part in ("weight", "bias"):
+            moved[f"module.features.{number}.{part}"] = tensors[f"{layer}.{part}"]
+        width = len(tensors[f"{layer}.bias"])
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            moved[f"module.features.{number + 1}.{part}"] = np.ones(width, np.float32)
+    error = error_of("vgg16", save(moved))
+    assert "has 13 layers of batch normalisation, as torchvision's vgg16_bn" in error
+    assert "give weights of vgg16 itself" in error
+
+
 def test_converted_weights_are_recognised(save, random_tensors):
     converted = networks.to_flax("dists", random_tensors("dists"))
     assert "converted already" in error_of("dists", save(flat(converted)))
