@@ -28,6 +28,11 @@ if HAS_EMITTERS:
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     )
 
+# Most of the time is compilation, of programs that run once on small images: the
+# operations are the same, their code is less optimised. `optimized` brings that back.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # in processes that tests start
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # so that pmap has something to map
 
@@ -51,13 +56,6 @@ if jax.config.values["jax_compilation_cache_dir"] is None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 SHARED = ROOT.parent / "shared"
-
-QUICK_COMPILATION = "--xla_backend_optimization_level=0"
-"""XLA_FLAGS for processes that do little work, where compilation is most of it.
-
-The operations are the same; the code for them is less optimised.
-"""
-
 
 SLOW = (
     "test_metric.py", "test_loop.py", "test_devices.py", "test_kodak.py",
@@ -171,7 +169,6 @@ def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "SPIPS_HOME": str(home),
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION}",
         }
         if coordinator:
             environment |= {
@@ -225,12 +222,11 @@ def two_processes() -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """Programs compile fast and run slowly: for tests of small or few programs."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+def optimized() -> Iterator[None]:
+    """Programs are compiled as users have them: for tests whose programs run long."""
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

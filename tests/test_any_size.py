@@ -77,7 +77,7 @@ def untrained(name: str) -> Metric:
     "name",
     [*CLASSICAL, "spips-lite", "alexnet", "squeezenet", "lpips-alexnet", "dists"],
 )
-def test_scores_are_those_of_the_image_alone(name, quick_compilation):
+def test_scores_are_those_of_the_image_alone(name):
     metric = untrained(name)
     # Each size of a network alone is a program of its own.
     sizes = (
@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_image_alone(name, quick_compilation):
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, "spips-lite", "alexnet"])
-def test_pieces_of_large_images_add_up(name, quick_compilation):
+def test_pieces_of_large_images_add_up(name):
     metric = untrained(name)
     sizes = LARGE if name in CLASSICAL else LARGE[:2]
     pairs = [pair(*size) for size in sizes]
@@ -99,7 +99,7 @@ def test_pieces_of_large_images_add_up(name, quick_compilation):
     np.testing.assert_allclose(found, alone, **TOLERANCE)
 
 
-def test_floats_of_another_range_and_leading_dimensions(quick_compilation):
+def test_floats_of_another_range_and_leading_dimensions():
     metric = spips_jax.load("ssim")
     score = any_size.AnySize(metric)
     pairs = [pair(40, 52), pair(41, 52)]
@@ -113,7 +113,7 @@ def test_floats_of_another_range_and_leading_dimensions(quick_compilation):
     assert score(*pairs[0]).shape == ()
 
 
-def test_identical_images_are_0_and_images_too_small_are_scored(quick_compilation):
+def test_identical_images_are_0_and_images_too_small_are_scored():
     metric = spips_jax.load("spips-lite")
     x, y = pair(48, 40)
     found = any_size.AnySize(metric).pairs([(x, x), (x, y)])
@@ -141,7 +141,7 @@ def test_metrics_that_filter_images_as_a_whole_are_refused(name):
         any_size.AnySize(metric)
 
 
-def test_many_sizes_compile_few_programs(monkeypatch, quick_compilation):
+def test_many_sizes_compile_few_programs(monkeypatch):
     monkeypatch.undo()
     any_size._measure.clear_cache()
     score = any_size.AnySize(spips_jax.load("psnr"))
@@ -154,7 +154,7 @@ def test_many_sizes_compile_few_programs(monkeypatch, quick_compilation):
     assert any_size._measure._cache_size() <= len(packing.SIZES)
 
 
-def test_programs_can_be_compiled_ahead(quick_compilation):
+def test_programs_can_be_compiled_ahead():
     any_size._measure.clear_cache()
     score = any_size.AnySize(spips_jax.load("ssim"))
     score.compile()

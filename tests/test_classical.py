@@ -314,7 +314,6 @@ def test_windows_that_are_none_are_refused(options, message):
         classical.gaussian_filter(jnp.ones((8, 12, 3)), **options)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("size", [1, 3, 11, 17])
 def test_every_other_window_keeps_a_constant(size):
     images = jnp.ones((8, 12, 3))

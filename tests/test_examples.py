@@ -28,7 +28,6 @@ def test_there_are_no_others():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == helpers | set(PICTURES)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", PICTURES)
 def test_an_example_draws_its_pictures(example, name, tmp_path, capsys):
     output = tmp_path / "out" / name

@@ -19,8 +19,6 @@ from spips_jax.commands import main
 from spips_jax.metric import compare
 from spips_jax.plain import plain
 
-quick = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = small_metric()
 SIZE = (45, 64)
 X, Y = (
@@ -46,7 +44,6 @@ CALL_WITH_JAX_ALONE = textwrap.dedent("""\
 """)
 
 
-@quick
 def test_jax_alone_gives_the_score(tmp_path):
     """Of any number of pairs; the package and Flax are not there."""
     metric = spips_jax.load("spips-lite")
@@ -63,7 +60,6 @@ def test_jax_alone_gives_the_score(tmp_path):
     assert (same == 0).all()
 
 
-@quick
 def test_weights_may_come_apart():
     content = export.stablehlo(SMALL, size=SIZE, weights=False, batch=3)
     program = jax_export.deserialize(bytearray(content))
@@ -78,7 +74,6 @@ def test_weights_may_come_apart():
     assert program.in_avals[-1].shape == (3, *SIZE, 3)
 
 
-@quick
 @pytest.mark.parametrize("gradient", [True, False])
 def test_gradients_go_through_where_asked_for(gradient):
     content = export.stablehlo(SMALL, size=SIZE, platforms=("cpu",), gradient=gradient)
@@ -96,7 +91,6 @@ def test_gradients_go_through_where_asked_for(gradient):
     np.testing.assert_allclose(found, expected, **SAME)
 
 
-@quick
 @pytest.mark.parametrize("name", ["spips-lite", "haarpsi"])
 def test_plain_functions_are_the_same(name):
     """And have nothing in them that a translator does not know."""
@@ -128,7 +122,6 @@ def test_onnx_runtime_gives_the_score(embedded):
     assert (same == 0).all()
 
 
-@quick
 def test_the_command_writes_and_verifies(tmp_path, capsys):
     file, apart = tmp_path / "ssim.stablehlo", tmp_path / "weights.safetensors"
     words = ["export", str(file), "--model", "ssim", "--size", "64x45"]

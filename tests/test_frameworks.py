@@ -25,8 +25,6 @@ REFERENCE, DISTORTED = (
     np.random.default_rng(seed).random((2, 4, 4, 3), np.float32) for seed in (0, 1)
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def metric() -> spips_jax.Metric:

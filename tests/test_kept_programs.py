@@ -16,7 +16,7 @@ SIDES = range(8, 15)
 
 
 @pytest.fixture(autouse=True)
-def _few(monkeypatch, quick_compilation):
+def _few(monkeypatch):
     """No program at first, and those of three sizes at most."""
     monkeypatch.setattr(metric, "SIZES_KEPT", KEPT)
     monkeypatch.setattr(metric, "_sizes_met", {})

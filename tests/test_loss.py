@@ -27,15 +27,12 @@ SCORES = np.square(REFERENCE.astype(np.float64) - DISTORTED).mean((1, 2)).sum(-1
 
 SAME = {"rtol": 1e-5}  # float32 sums of a hundred numbers, in another order
 
-quick = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def lite() -> spips_jax.Metric:
     return spips_jax.load()
 
 
-@quick
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -61,7 +58,6 @@ def test_options_do_what_they_say(options, expected, featured):
     np.testing.assert_allclose(loss, expected, **SAME)
 
 
-@quick
 def test_leading_dimensions_broadcast():
     distorted = DISTORTED.reshape(2, 2, *DISTORTED.shape[1:])
     one = SMALL.features(REFERENCE[0])
@@ -76,7 +72,6 @@ def test_leading_dimensions_broadcast():
     np.testing.assert_allclose(alone, SCORES[0], **SAME)
 
 
-@quick
 def test_crops_are_squares_of_both_images_anywhere():
     side = 4
     possible = {}
@@ -101,7 +96,6 @@ def test_crops_are_squares_of_both_images_anywhere():
     assert any(len(set(one)) > 1 for one in places), "each example has its own"
 
 
-@quick
 def test_of_spips_it_is_a_share_of_the_untrained_score(lite, pair):
     """And of the trained one without its facts."""
     reference, distorted = pair(40, 48)
@@ -127,7 +121,6 @@ def test_of_spips_it_is_a_share_of_the_untrained_score(lite, pair):
     np.testing.assert_allclose(loss(uniform=0.0, facts=True), score, **SAME)
 
 
-@quick
 def test_weights_of_streams(lite, pair):
     reference, distorted = pair(40, 48)
     loss = jax.jit(
@@ -150,7 +143,6 @@ def test_weights_of_streams(lite, pair):
     assert more > whole > less
 
 
-@quick
 def test_no_gradient_goes_into_the_reference():
     for options in ({}, {"chunk": 2}):
         gradients = jax.grad(partial(perceptual_loss, SMALL, **options), (0, 1))(
@@ -248,7 +240,6 @@ def by_train_state():
     return 1.0 - step(state, SMALL, REFERENCE, DISTORTED).params["scale"]
 
 
-@quick
 @pytest.mark.parametrize(
     "loop",
     [
@@ -261,7 +252,6 @@ def test_it_works_in_the_loops_people_have(loop):
     np.testing.assert_allclose(loop(), GRADIENT, rtol=1e-4)  # float32 sums
 
 
-@quick
 @pytest.mark.parametrize("options", [{}, {"chunk": 2}], ids=["whole", "chunks"])
 def test_a_mesh_gathers_no_images(lite, options):
     """Examples stay on their device: only numbers and gradients are summed."""
@@ -327,7 +317,6 @@ def smooth_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return reference.astype(np.float32), distorted.astype(np.float32)
 
 
-@quick
 @pytest.mark.parametrize("name", OPTIONS)  # without any: of every model, below
 def test_gradients_are_slopes_with_every_option(lite, name):
     reference, distorted = smooth_pair(48, 56)
@@ -335,13 +324,11 @@ def test_gradients_are_slopes_with_every_option(lite, name):
     check_slope(loss, reference, distorted)
 
 
-@quick
 def test_gradients_are_slopes_of_every_model(embedded):
     reference, distorted = smooth_pair(48, 56)
     check_slope(partial(perceptual_loss, embedded, reference), reference, distorted)
 
 
-@quick
 def test_forward_mode_passes_through_the_whole_score(lite, pair):
     reference, distorted = pair(33, 40)
     loss = partial(perceptual_loss, lite, reference)
@@ -432,7 +419,6 @@ def test_metrics_that_rise_are_refused(pair):
         perceptual_loss(spips_jax.load("ssim"), *pair(32, 32))
 
 
-@quick
 def test_features_of_another_metric_are_named(random_metric, pair):
     reference, distorted = pair(32, 32)
     features = random_metric("alexnet").features(reference)

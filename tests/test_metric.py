@@ -105,7 +105,6 @@ def test_the_contract_holds_for_every_valid_input(
         assert np.isfinite(np.asarray(leaf, np.float32)).all()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_are_finite_where_features_are_zero(random_metric, dtype):
     metric = random_metric("alexnet", dtype)
@@ -123,7 +122,6 @@ def test_gradients_are_finite_where_features_are_zero(random_metric, dtype):
     assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradient)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_gradient_is_the_slope(random_metric, pair):
     # Of smaller images the deepest taps have one position, and their texture bends.
     reference, distorted = (jnp.asarray(x) for x in pair(120, 128))
@@ -170,7 +168,6 @@ def test_a_batch_equals_its_images_one_by_one(random_metric, network, pair):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")  # of each operation
 @pytest.mark.parametrize("network", ["alexnet", "vgg16"])
 def test_jit_equals_no_jit(random_metric, network, pair):
     metric = random_metric(network)
@@ -213,7 +210,6 @@ def test_bfloat16_is_close(random_metric, network, pair):
     np.testing.assert_allclose(coarse, exact, rtol=0.35)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @networks
 def test_explain_adds_up(random_metric, network, pair):
     metric = random_metric(network)
@@ -266,7 +262,6 @@ def differences_of_a_tap(x: np.ndarray, y: np.ndarray) -> list[float]:
     return [1 - cosine.mean(), texture.mean(), structure.mean() / 2]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 class TestComposes:
     """`Metric` is a value like any other."""
 

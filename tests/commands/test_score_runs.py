@@ -434,7 +434,7 @@ def many_sizes(*, spoil: int | None = None) -> None:
 
 
 @pytest.fixture
-def on_canvases(monkeypatch, quick_compilation) -> list[int]:
+def on_canvases(monkeypatch) -> list[int]:
     """How many pairs were scored together, each time."""
     together: list[int] = []
     real = AnySize.pairs

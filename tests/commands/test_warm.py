@@ -15,7 +15,7 @@ def _two_canvases(monkeypatch, tmp_path):
     monkeypatch.setenv("SPIPS_HOME", str(tmp_path))
 
 
-@pytest.mark.usefixtures("_two_canvases", "quick_compilation")
+@pytest.mark.usefixtures("_two_canvases")
 def test_programs_are_compiled_for_every_canvas(capsys):
     jax.clear_caches()
     assert main(["warm", "--model", "psnr", "--model", "ssim"]) == 0

@@ -286,7 +286,6 @@ def test_the_card_says_what_scores_are_of(
 def test_sets_of_many_sizes_are_scored_on_canvases(
     config: Callable[..., ConfigDict],
     monkeypatch: pytest.MonkeyPatch,
-    quick_compilation: None,
     tmp_path: Path,
     value_range: tuple[float, float],
 ) -> None:

@@ -24,7 +24,7 @@ from spips_jax.training import config as config_lib
 from spips_jax.training import loop, setup, state
 from spips_jax.training.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("narrow_alexnet", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
 Make = Callable[..., ConfigDict]
 

@@ -19,8 +19,6 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from weights_convert import stages, torch_spips  # noqa: E402
 
-quick = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(1, 48, 64), (3, 37, 45)]
 """Even and odd sides, one image and several."""
 
@@ -56,24 +54,20 @@ def check_agreement(metric, shape):
     assert (twin(x, x.clone()) == 0).all()
 
 
-@quick
 def test_trained_models_agree(embedded):
     check_agreement(embedded, SHAPES[1])
 
 
-@quick
 def test_an_untrained_model_agrees(random_metric):
     check_agreement(random_metric("vgg16"), SHAPES[1])
 
 
-@quick
 def test_stages_end_with_the_score(lite, of_lite):
     reference, distorted = images(*SHAPES[0])
     np.testing.assert_allclose(of_lite["score"], lite(reference, distorted), rtol=1e-5)
     assert (lite(reference, reference) == 0).all()
 
 
-@quick
 def test_a_free_head_and_chosen_parts_agree(random_params):
     from spips_jax import backbones, spips
 
@@ -169,7 +163,6 @@ FAULTS = {
 }
 
 
-@quick
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_found_where_it_is(lite, of_lite, fault, monkeypatch):
     twin = twin_of(lite)
@@ -180,7 +173,6 @@ def test_a_fault_is_found_where_it_is(lite, of_lite, fault, monkeypatch):
     assert f"the first that parts: {first}" in stages.table(rows)
 
 
-@quick
 def test_float64_says_how_far_float32_is_from_exact(lite, of_lite):
     twin = copy.deepcopy(twin_of(lite)).double()
     rows = stages.compare(of_lite, stages.of_torch(twin, *images(*SHAPES[0])))
@@ -200,7 +192,6 @@ def test_maps_that_there_are_not_are_named(lite):
 # The command.
 
 
-@quick
 def test_the_command_compares_the_example(capsys, monkeypatch):
     assert main(["twin"]) == 0
     printed = capsys.readouterr().out
@@ -213,7 +204,6 @@ def test_the_command_compares_the_example(capsys, monkeypatch):
     assert "the first that parts: map ms_ssim" in capsys.readouterr().out
 
 
-@quick
 def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
     """Without PyTorch."""
     find = importlib.util.find_spec
@@ -248,7 +238,6 @@ def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
     assert "PyTorch, which is not installed: pip install" in capsys.readouterr().err
 
 
-@quick
 def test_what_is_no_dump_is_refused(tmp_path, capsys):
     other = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(2)}, other)
@@ -267,7 +256,6 @@ def test_what_is_no_dump_is_refused(tmp_path, capsys):
     assert "1 images are given: give a reference and a" in capsys.readouterr().err
 
 
-@quick
 def test_the_metric_leaves_for_pytorch(tmp_path, lite, of_lite):
     file = tmp_path / "spips.pt2"
     torch_spips.export(twin_of(lite), file, SHAPES[0][1:])
