@@ -139,6 +139,10 @@ class Calibration:
         rows = zip(words, itertools.pairwise(ends), strict=True)
         return tuple((word, low, high) for word, (low, high) in rows if low < high)
 
+    def grade(self, score: float) -> str:
+        """Returns the words that `legend` has for a score of 0 or more."""
+        return next(word for word, low, high in self.legend() if low <= score < high)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the attributes as values for JSON."""
         values = dataclasses.asdict(self)

@@ -102,6 +102,16 @@ class Comparison:
     streams: dict[str, jax.Array]
     maps: dict[str, jax.Array]
 
+    def _repr_png_(self) -> bytes | None:
+        """The maps of one pair, in a notebook; needs matplotlib."""
+        if jnp.ndim(self.score) or not self.maps:
+            return None
+        try:
+            from spips_jax.heatmaps import draw_heat_maps
+        except ModuleNotFoundError:
+            return None
+        return draw_heat_maps(jax.device_get(self), title=f"{float(self.score):.4f}")
+
 
 @flax.struct.dataclass
 class Terms:

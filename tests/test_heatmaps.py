@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import spips_jax
 from spips_jax.heatmaps import write_heat_maps
 from spips_jax.spips import Comparison
 
@@ -22,9 +25,9 @@ def test_any_size_makes_a_picture(tmp_path, size, dtype):
     path = tmp_path / "maps.png"
     write_heat_maps(
         path,
+        Comparison(score=np.float32(0.3), streams=streams, maps=maps),
         reference=image,
         distorted=image,
-        comparison=Comparison(score=np.float32(0.3), streams=streams, maps=maps),
         title="a title",
     )
     with Image.open(path) as picture:
@@ -39,9 +42,9 @@ def test_maps_of_identical_images_are_drawn(tmp_path):
     )
     write_heat_maps(
         tmp_path / "maps.png",
+        comparison,
         reference=image,
         distorted=image,
-        comparison=comparison,
         title="0",
     )
     assert (tmp_path / "maps.png").stat().st_size > 1000
@@ -58,9 +61,29 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_heat_maps(
             tmp_path / "maps.png",
+            Comparison(score=np.float32(0), streams={}, maps={}),
             reference=image,
             distorted=image,
-            comparison=Comparison(score=np.float32(0), streams={}, maps={}),
             title="0",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_that_others_would_hide_has_its_own_scale():
+    from spips_jax.heatmaps import _scales
+
+    bright, dim, dark, even = (
+        scale * np.array([[0.0, 0.1], [0.6, 1.0]]) for scale in (1, 0.5, 0.01, 0)
+    )
+    maps = {"a": bright, "b": dim, "c": dark, "d": even, "e": even + 0.02}
+    assert _scales(maps) == {"a": 1.0, "b": 1.0, "c": 0.01, "d": 1.0, "e": 1.0}
+
+
+def test_a_notebook_shows_the_maps_of_one_pair(pair):
+    metric = spips_jax.load()
+    reference, distorted = pair(40, 48)
+    shown = metric.explain(reference, distorted)._repr_png_()
+    with Image.open(io.BytesIO(shown)) as picture:
+        assert picture.format == "PNG"
+    several = metric.explain(reference[None], distorted[None])
+    assert several._repr_png_() is None

@@ -325,13 +325,28 @@ def _compare(
 
     write_heat_maps(
         map_file,
+        jax.device_get(parts),
         reference=jax.device_get(features.image),
         distorted=distorted.pixels,
-        comparison=jax.device_get(parts),
-        title=f"{metric.name} {score:.4f}",
+        title=in_words(metric, score),
     )
     streams = {stream: float(value) for stream, value in parts.streams.items()}
     return {"score": score, **streams, "maps": str(map_file)}
+
+
+def in_words(metric: Metric, score: float) -> str:
+    """A score, and the opinion that it predicts, in a line."""
+    line = f"{metric.name} {score:.4f}"
+    if metric.calibration is None:
+        return line
+    known = metric.calibration
+    if known.opinion == "preference":
+        return f"{line}: {known.grade(score)}"
+    low, high = known.scale
+    opinion = (
+        f"{known.opinion.upper()} {float(known(score)):.3g} of {low:g} to {high:g}"
+    )
+    return f"{line}: {opinion}, {known.grade(score)}"
 
 
 def _check_memory(image: ImageFile) -> None:

@@ -190,9 +190,9 @@ def write_disagreement(
     if len(compared) == 1:
         write_heat_maps(
             path,
+            parts[0],
             reference=reference,
             distorted=example[compared[0][1]],
-            comparison=parts[0],
             title=title,
         )
         return
