@@ -78,7 +78,8 @@ def draw_heat_maps(
             options["alpha"] = np.clip(values / tops[name], 0, 0.7)
         drawn = axis.imshow(values, **options)
         bar = figure.colorbar(drawn, ax=axis, shrink=0.85, pad=0.02, aspect=25)
-        bar.solids.set_alpha(1)
+        if bar.solids is not None:
+            bar.solids.set_alpha(1)
         bar.ax.tick_params(labelsize=7)
         axis.set_title(_title(name, comparison, whole=whole), fontsize=10)
     if title:

@@ -99,6 +99,8 @@ def made_here(path: Path) -> bool:
         if path.suffix in (".onnx", ".stablehlo"):
             content = path.read_bytes()
             return any(name in content for name in (b"spips-jax", b"spips_jax_score"))
+        if path.suffix.lower() in (".html", ".htm"):
+            return f'name="generator" content="{SOFTWARE}"'.encode() in start
         if path.suffix == ".pt2":
             import zipfile
 

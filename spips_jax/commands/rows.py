@@ -147,6 +147,7 @@ class Table:
     def close(self) -> None:
         from rich.table import Table as Drawn
 
+        from spips_jax.commands.html import summary
         from spips_jax.commands.tables import console
 
         if not self._pairs:
@@ -164,7 +165,7 @@ class Table:
             drawn.add_row(*cells)
         screen = console()
         screen.print(drawn)
-        for metric in self._metrics:
+        for number, metric in enumerate(self._metrics):
             named = metric.calibration is not None or len(self._metrics) > 1
             direction = (
                 "higher is better"
@@ -173,6 +174,13 @@ class Table:
             )
             name = f"{printable(metric.name)}: " if named else ""
             screen.print(f"{name}{direction}")
+            scores = [
+                rows[number]["score"]
+                for rows in self._pairs
+                if rows[number]["score"] is not None
+            ]
+            if len(scores) > 1:
+                screen.print(f"  {len(scores):,} pairs: {summary(scores)}")
             if metric.calibration is not None:
                 for line in _legend(metric.calibration):
                     screen.print(line)
@@ -235,19 +243,29 @@ class File:
 
 
 def writers(
-    metrics: Sequence[Metric], *, as_json: bool, output: Path | None
+    metrics: Sequence[Metric],
+    *,
+    as_json: bool,
+    output: Path | None,
+    page: Path | None = None,
 ) -> list[Writer]:
-    """The writers of a call: to standard output, and to a file if one is named."""
+    """The writers of a call: to standard output, and to the files that are named."""
     from spips_jax.commands.tables import console
 
     first: Writer
+    found: list[Writer]
     if as_json:
         first = JsonLines(sys.stdout)
     elif console().is_terminal:
         first = Table(metrics)
     else:
         first = Tabs(metrics)
-    return [first] if output is None else [File(output, metrics), first]
+    found = [first] if output is None else [File(output, metrics), first]
+    if page is not None:
+        from spips_jax.commands.html import Html
+
+        found.append(Html(page, metrics))
+    return found
 
 
 def opinion_of(metric: Metric) -> str | None:

@@ -23,6 +23,7 @@ examples:
   spips score photo.png photo.jpg
   spips score originals/ compressed/ --recursive --output scores.csv
   spips score --pairs pairs.csv --model spips-lite --model ssim --json > scores.jsonl
+  spips score originals/ compressed/ --html report.html --maps maps/
 
 Rows come as they are scored: tab-separated in a pipe, a table on a terminal. A pair
 that cannot be scored is one line on standard error, and makes the exit code 2; the
@@ -108,6 +109,12 @@ def add_to(commands: Any) -> None:
         help="write the scores to a file, too: .csv, .json or .jsonl",
     )
     parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write a page with a table to sort, pictures, distributions and, with"
+        " --maps, the heat maps; everything is in the one file",
+    )
+    parser.add_argument(
         "--maps", metavar="DIR", help="write heat maps of the differences, a PNG a pair"
     )
     parser.set_defaults(run=run)
@@ -125,13 +132,13 @@ def run(args: argparse.Namespace) -> int:
     found = find_pairs(args)
     pairs = found.pairs
     files = map_files(pairs, args.maps)
-    output = _output(args, pairs)
+    output, page = _outputs(args, pairs)
     check_devices()  # here, so that its absence is not the fault of each pair
     cache_compilations()
     metrics = [load(args, model) for model in models]
     if args.maps is not None:
         make_folder(args.maps)
-    sinks = writers(metrics, as_json=args.json, output=output)
+    sinks = writers(metrics, as_json=args.json, output=output, page=page)
     incomplete = bool(found.problems)
     with Bar("scoring", total=len(pairs), shown=len(pairs) > 1) as progress:
         for line in found.left_out:
@@ -191,19 +198,26 @@ def _check_options(args: argparse.Namespace, models: Sequence[str]) -> None:
         raise UserError(f"--maps: {model} compares whole images, it has no maps")
 
 
-def _output(args: argparse.Namespace, pairs: Sequence[Pair]) -> Path | None:
-    """Checks the file that scores are written to, before any work."""
+def _outputs(
+    args: argparse.Namespace, pairs: Sequence[Pair]
+) -> tuple[Path | None, Path | None]:
+    """Checks the files that scores are written to, before any work."""
     from spips_jax.outputs import check_files
 
-    if args.output is None:
-        return None
-    path = Path(args.output).expanduser()
-    check_ending(path)
     inputs = [image for pair in pairs for image in (pair.reference, pair.distorted)]
     inputs += [file for file in (args.pairs, args.weights, args.head) if file]
     inputs += args.model or []
-    check_files([path], inputs=inputs, option="--output")
-    return path
+    found: list[Path | None] = []
+    for option, given in (("--output", args.output), ("--html", args.html)):
+        path = None if given is None else Path(given).expanduser()
+        if path is not None:
+            if option == "--output":
+                check_ending(path)
+            elif path.suffix.lower() not in (".html", ".htm"):
+                raise UserError(f"--html {given}: give a name that ends in .html")
+            check_files([path], inputs=inputs, option=option)
+        found.append(path)
+    return found[0], found[1]
 
 
 def load(args: argparse.Namespace, model: str) -> Metric:
