@@ -257,14 +257,15 @@ class Published:
       origin: where the file is to be had, for people.
       tensors: published tensor to the tensors of ours that it becomes, more than one
         where it is cut: {"features.0.weight": ("conv1.kernel",)}.
-      url: of the file, with the first digits of its SHA-256 in its name; "" where it
-        can't be downloaded by itself.
+      url: of the file; "" where it can't be downloaded by itself.
+      sha256: of that file, or its first digits.
       ignored: beginnings of the names of published tensors that are left out.
     """
 
     origin: str
     tensors: Mapping[str, tuple[str, ...]]
     url: str = ""
+    sha256: str = ""
     ignored: tuple[str, ...] = ()
 
 
@@ -305,6 +306,7 @@ def _torchvision(
     return Published(
         origin="https://github.com/pytorch/vision",
         url=f"https://download.pytorch.org/models/{file}",
+        sha256=file.rpartition("-")[2].partition(".")[0],  # torchvision's names have it
         tensors={
             f"features.{theirs}.{tensor}": (f"{ours}.{flax_tensor}",)
             for ours, theirs in convolutions.items()

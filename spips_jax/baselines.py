@@ -276,13 +276,16 @@ class Baseline:
     has_maps: bool = True
 
 
-def _lpips(backbone: str, file: str) -> Baseline:
+def _lpips(backbone: str, file: str, sha256: str) -> Baseline:
     record = BACKBONES[backbone]
     taps = (*record.perceptual, *record.semantic)
     published = Published(
         origin=f"lpips/weights/v0.1/{file} of"
         " https://github.com/richzhang/PerceptualSimilarity (also in the PyPI package"
         " lpips)",
+        url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/"
+        f"lpips/weights/v0.1/{file}",
+        sha256=sha256,
         tensors={
             f"lin{k}.model.1.weight": (f"{tap}.weight",) for k, tap in enumerate(taps)
         },
@@ -327,9 +330,21 @@ _DISTS_VECTORS = ("alpha", "beta")
 _DISTS_TAPS = ("input", *BACKBONES["vgg16"].perceptual, *BACKBONES["vgg16"].semantic)
 
 BASELINES: dict[str, Baseline] = {
-    "lpips-alexnet": _lpips("alexnet", "alex.pth"),
-    "lpips-vgg16": _lpips("vgg16", "vgg.pth"),
-    "lpips-squeezenet": _lpips("squeezenet", "squeeze.pth"),
+    "lpips-alexnet": _lpips(
+        "alexnet",
+        "alex.pth",
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ),
+    "lpips-vgg16": _lpips(
+        "vgg16",
+        "vgg.pth",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    ),
+    "lpips-squeezenet": _lpips(
+        "squeezenet",
+        "squeeze.pth",
+        "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    ),
     "dists": Baseline(
         module=Dists,
         backbone="vgg16",
@@ -338,6 +353,9 @@ BASELINES: dict[str, Baseline] = {
             published=Published(
                 origin="DISTS_pytorch/weights.pt of https://github.com/dingkeyan93/DISTS"
                 " (also in the PyPI package dists-pytorch)",
+                url="https://raw.githubusercontent.com/dingkeyan93/DISTS/master/"
+                "DISTS_pytorch/weights.pt",
+                sha256="f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218",
                 tensors={
                     vector: tuple(f"{vector}.{tap}" for tap in _DISTS_TAPS)
                     for vector in _DISTS_VECTORS

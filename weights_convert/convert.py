@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import sys
@@ -12,7 +13,9 @@ import numpy as np
 
 from spips_jax.backbones import BACKBONES
 from spips_jax.cache import cache_folder, unwritable
-from spips_jax.messages import one_of, printable
+from spips_jax.loading import NAMES
+from spips_jax.loading import networks as of_model
+from spips_jax.messages import UserError, one_of, printable
 from spips_jax.outputs import check_files
 from spips_jax.weights import (
     PUBLISHED,
@@ -26,6 +29,8 @@ from weights_convert import download, networks, torch_twin, verify
 
 EXIT_DIFFERENT = 1
 
+_ENDINGS = (".pth", ".pt", ".safetensors", ".npz")
+
 
 def convert(
     network: str,
@@ -33,16 +38,18 @@ def convert(
     output: pathlib.Path | None,
     *,
     compare: bool,
+    mirror: str | None = None,
 ) -> int:
     """Converts a network, and those saved with it, and prints what it wrote.
 
     Args:
       network: one of `spips_jax.weights.PUBLISHED`.
-      source: the PyTorch file; by default torchvision's, downloaded. If it has backbone
+      source: the PyTorch file; by default its author's, downloaded. If it has backbone
         and head of a metric, both are written, whichever of them is `network`.
       output: the file to write; by default where `spips_jax.load` looks for it. Another
         network of `source` goes to the same folder, as NETWORK.safetensors.
       compare: whether also to compare the result with PyTorch.
+      mirror: where to download from in place of its author's address.
 
     Returns:
       0, or `EXIT_DIFFERENT` if the result differs from PyTorch's.
@@ -64,7 +71,7 @@ def convert(
     if problem := unwritable(output.parent):  # said before a download
         remedy = "set SPIPS_HOME to a folder that can be, or give --output"
         raise WeightsError(f"{problem}: {remedy if own else 'give another --output'}")
-    source = source or download.fetch(network, cache_folder())
+    source = source or download.fetch(network, cache_folder(), mirror=mirror)
     found = networks.open_source(network, source)
     outputs = {network: output}
     for other in found.networks[1:]:
@@ -104,6 +111,57 @@ def convert(
     if not compare:
         return 0
     return max(_compare(one, tensors[one], path) for one, path in outputs.items())
+
+
+def convert_for(
+    model: str, source: pathlib.Path | None, *, mirror: str | None = None
+) -> int:
+    """Converts all networks that a metric needs and whose files are missing.
+
+    Args:
+      model: one of `spips_jax.NAMES`.
+      source: a folder of published files as they are; by default they are downloaded.
+      mirror: as of `convert`.
+
+    Returns:
+      0.
+
+    Raises:
+      WeightsError: as `convert`, or the folder has no file of a network.
+      UserError: there is no metric of that name.
+    """
+    if model not in NAMES:
+        raise UserError(one_of("model", model, NAMES))
+    needed = [one for one in of_model(model) if one in PUBLISHED]
+    if not needed:
+        print(f"{model} needs no file")
+    for network in needed:
+        path = weights_path(network)
+        if path.exists():
+            read_weights(path, network=network)  # raises if it is damaged
+            print(printable(f"{network}: is there, {path}"))
+            continue
+        file = None if source is None else _found_in(source, network)
+        convert(network, file, None, compare=False, mirror=mirror)
+    return 0
+
+
+def _found_in(folder: pathlib.Path, network: str) -> pathlib.Path:
+    """The file of a network in a folder: by its author's name, else by its content."""
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: is no folder: with --for, give one as --source")
+    published = pathlib.PurePosixPath(PUBLISHED[network].url).name
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in _ENDINGS and path.is_file()
+    )
+    for path in sorted(files, key=lambda path: path.name != published):
+        with contextlib.suppress(WeightsError, OSError):
+            networks.open_source(network, path)
+            return path
+    raise WeightsError(
+        f"{folder}: none of its {len(files)} weight files ({', '.join(_ENDINGS)}) has"
+        f" {network}: get {PUBLISHED[network].origin}"
+    )
 
 
 def _is_there(

@@ -1,4 +1,4 @@
-"""Downloads torchvision's weight files: https only, resumable, verified, atomic.
+"""Downloads published weight files: https only, resumable, verified, atomic.
 
 Of several processes that want the same file one downloads it, and the others wait.
 """
@@ -27,8 +27,15 @@ _CHUNK_SIZE = 1 << 20
 _TIMEOUT_S = 30
 
 
-def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
+def fetch(
+    network: str, folder: pathlib.Path, *, mirror: str | None = None
+) -> pathlib.Path:
     """Returns the weights file of `network` in `folder`, downloaded if missing.
+
+    Args:
+      network: one of `PUBLISHED`.
+      folder: where it is kept, with the first digits of its SHA-256 in its name.
+      mirror: a folder's address that has the file under its author's name.
 
     Raises:
       WeightsError: `network` has no download, or the download failed.
@@ -38,22 +45,38 @@ def fetch(network: str, folder: pathlib.Path) -> pathlib.Path:
         raise WeightsError(
             f"{network} has no download: get {published.origin} and give it as --source"
         )
-    return download(published.url, folder)
+    url, sha256 = published.url, published.sha256
+    file = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path)
+    name = file.name
+    if sha256[:8] not in name:
+        name = f"{network}-{sha256[:16]}{file.suffix}"
+    if mirror is not None:
+        url = f"{mirror.rstrip('/')}/{file.name}"
+    return download(url, folder, name=name)
 
 
-def download(url: str, folder: pathlib.Path) -> pathlib.Path:
+def download(
+    url: str, folder: pathlib.Path, *, name: str | None = None
+) -> pathlib.Path:
     """Downloads `url` into `folder` and returns the file.
 
-    The file's name ends with the first digits of its SHA-256, as torchvision's do; an
-    existing file that matches them isn't downloaded again. A partial download is kept
-    as `<name>.part`, and a later call resumes it.
+    A file that matches the digest in its name isn't downloaded again. A partial
+    download is kept as `<name>.part`, and a later call resumes it.
+
+    Args:
+      url: https.
+      folder: made if it is missing.
+      name: the file's, with the first digits of its SHA-256 after a dash, as
+        torchvision's do; by default the one in `url`.
 
     Raises:
       WeightsError: the folder can't be written, the server can't be reached, the
         connection breaks, or the digest differs.
     """
     _check_scheme(url)
-    path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    path = folder / (
+        name or pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    )
     if _digest_error(path, path.name) is None:
         return path
     if unusable := unwritable(folder):

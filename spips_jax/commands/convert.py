@@ -8,6 +8,11 @@ from typing import Any
 
 _EPILOG = """\
 examples:
+  spips convert --for lpips-alexnet
+      all that a model needs and lacks: AlexNet of torchvision and the head of LPIPS,
+      from their authors' addresses, each checked by its SHA-256
+  spips convert --for dists --source folder/
+      without a network: from a folder with the authors' files as they are
   spips convert vgg16
       downloads torchvision's VGG16 and converts it to where spips_jax.load looks
   spips convert alexnet --source alexnet.npz --output alexnet.safetensors
@@ -35,16 +40,28 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "network",
+        nargs="?",
         metavar="NETWORK",
         help="alexnet, squeezenet, vgg16, vgg19, lpips-alexnet, lpips-vgg16,"
         " lpips-squeezenet or dists",
+    )
+    parser.add_argument(
+        "--for",
+        dest="model",
+        metavar="MODEL",
+        help="convert all that a model of `spips models` needs, in place of NETWORK",
+    )
+    parser.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="download from there, files with their authors' names",
     )
     parser.add_argument(
         "--source",
         type=Path,
         metavar="FILE",
         help="a .pth, .pt, .safetensors or .npz file with the names of torchvision,"
-        " LPIPS or DISTS (default: torchvision's, downloaded)",
+        " LPIPS or DISTS (default: its author's, downloaded); with --for, a folder",
     )
     parser.add_argument(
         "--output",
@@ -65,9 +82,25 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    try:
-        from weights_convert.convert import convert
+    from spips_jax.messages import UserError
 
-        return convert(args.network, args.source, args.output, compare=args.verify)
+    if (args.network is None) == (args.model is None):
+        raise UserError("give a NETWORK, or a model with --for")
+    if args.model is not None and (args.output is not None or args.verify):
+        raise UserError("--output and --verify go with a NETWORK, not with --for")
+    if args.mirror is not None and args.source is not None:
+        raise UserError("--mirror and --source are two places: give one of them")
+    try:
+        from weights_convert.convert import convert, convert_for
+
+        if args.model is not None:
+            return convert_for(args.model, args.source, mirror=args.mirror)
+        return convert(
+            args.network,
+            args.source,
+            args.output,
+            compare=args.verify,
+            mirror=args.mirror,
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; run it again to resume") from None

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from spips_jax.metric import Metric
 
 EXIT_DIFFERENT = 1
@@ -87,6 +87,8 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    import numpy as np
+
     from spips_jax import export, loading
     from spips_jax.cache import cache_compilations
     from spips_jax.files import replacing
@@ -176,6 +178,7 @@ def _scores(
 ) -> np.ndarray | None:
     """What the file's program returns here; None where it is for other platforms."""
     import jax
+    import numpy as np
 
     from spips_jax.export import PLATFORMS, parameters
 

@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from rich.table import Table
 
-    from spips_jax import weights
     from spips_jax.cache import cache_folder
     from spips_jax.commands.tables import console
 
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             f"{row['parameters']:,}",
             " | ".join(" ".join(taps) for taps in row["taps"]),
             _state(row, missing),
-            "\n".join(weights.command_for(network) for network in missing),
+            f"spips convert --for {row['model']}" if missing else "",
         )
     screen = console(width=180)
     screen.print(table)

@@ -337,14 +337,16 @@ def test_models_are_listed_with_how_to_get_them(home, capsys):
     text = capsys.readouterr().out
     assert "14,714,688" in text
     assert "relu1_2 relu2_2 relu3_3 | relu4_3 relu5_3" in text
-    assert "spips convert vgg16" in text
+    assert "spips convert --for spips-vgg16" in text
     assert "in the package" in text
     assert main(["models", "--json"]) == 0
     models = {row["model"]: row for row in json_lines(capsys.readouterr().out)}
     assert models["spips-lite"]["files"] == []
     assert models["spips-alexnet"]["files"][0]["there"]
     assert not models["spips-vgg16"]["files"][0]["there"]
-    assert models["lpips-alexnet"]["files"][1]["command"].endswith("--source FILE")
+    assert models["lpips-alexnet"]["files"][1]["command"] == (
+        "spips convert lpips-alexnet"
+    )
     assert models["psnr"]["files"] == []
     assert set(models) >= {"spips-vgg19", "spips-squeezenet", "dists", "ms-ssim"}
     trained = {name: row["trained"] for name, row in models.items()}

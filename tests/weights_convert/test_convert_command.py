@@ -65,15 +65,69 @@ def test_output(source, tmp_path, home):
 def test_download_is_the_default_source(source, monkeypatch, home):
     path = source("squeezenet")
     asked = []
-    monkeypatch.setattr(download, "fetch", lambda *args: asked.append(args) or path)
+
+    def fetch(*args, mirror):
+        asked.append((*args, mirror))
+        return path
+
+    monkeypatch.setattr(download, "fetch", fetch)
     assert main(["squeezenet"]) == 0
-    assert asked == [("squeezenet", home)]
+    assert main(["squeezenet", "--mirror", "https://mirror"]) == 0
+    assert asked == [("squeezenet", home, None), ("squeezenet", home, "https://mirror")]
     assert read_weights(weights_path("squeezenet"), network="squeezenet")
 
 
-def test_heads_need_a_source(capsys):
-    assert "get DISTS_pytorch/weights.pt of" in error_line(capsys, "dists")
-    assert "lpips/weights/v0.1/vgg.pth of" in error_line(capsys, "lpips-vgg16")
+def test_all_that_a_model_lacks_is_downloaded(source, monkeypatch, capsys):
+    asked = []
+
+    def fetch(network, folder, *, mirror):
+        asked.append(network)
+        return source(network)
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    assert main(["--for", "spips-alexnet"]) == 0
+    assert main(["--for", "lpips-alexnet"]) == 0
+    assert asked == ["alexnet", "lpips-alexnet"]
+    assert f"alexnet: is there, {weights_path('alexnet')}" in capsys.readouterr().out
+    assert main(["--for", "spips-lite"]) == 0
+    assert capsys.readouterr().out == "spips-lite needs no file\n"
+    weights_path("alexnet").write_bytes(b"damaged")
+    assert "not a whole safetensors file" in error_line(
+        capsys, "--for", "spips-alexnet"
+    )
+
+
+def test_a_folder_of_files_as_they_are(tmp_path, random_tensors, capsys):
+    """By the author's name before others, and by content where it has another."""
+    folder = tmp_path / "files"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "aaa.pth").write_bytes(b"no weights")
+    head = random_tensors("lpips-alexnet")
+    np.savez(folder / "other.npz", **head)
+    np.savez(folder / "deep" / "mine.npz", **random_tensors("alexnet"))
+    assert main(["--for", "lpips-alexnet", "--source", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert str(folder / "deep" / "mine.npz") in printed
+    assert str(folder / "other.npz") in printed
+    line = error_line(capsys, "--for", "dists", "--source", folder)
+    assert "none of its 3 weight files" in line
+    assert "has vgg16: get https://github.com/pytorch/vision" in line
+    line = error_line(capsys, "--for", "dists", "--source", folder / "other.npz")
+    assert "is no folder: with --for" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give a NETWORK, or a model with --for"),
+        (["vgg16", "--for", "dists"], "give a NETWORK, or a model with --for"),
+        (["--for", "dists", "--verify"], "--output and --verify go with a NETWORK"),
+        (["vgg16", "--mirror", "u", "--source", "f"], "are two places: give one"),
+        (["--for", "lpips"], "model 'lpips' is not one of"),
+    ],
+)
+def test_what_does_not_go_together(capsys, words, message):
+    assert message in error_line(capsys, *words)
 
 
 def test_errors_name_the_file_and_leave_nothing(source, capsys, tmp_path, home):
@@ -130,7 +184,7 @@ def test_names_with_line_breaks_stay_in_one_line(source, capsys):
 
 
 def test_interruption(monkeypatch, capsys):
-    def interrupt(*args):
+    def interrupt(*args, mirror):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(download, "fetch", interrupt)

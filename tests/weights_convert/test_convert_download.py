@@ -1,6 +1,7 @@
 """Downloads from a server on the loopback interface: whole, resumed, cut, wrong."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import os
@@ -299,22 +300,50 @@ def test_only_https_is_downloaded(tmp_path, scheme):
         download.download(f"{scheme}://example.org/{NAME}", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "network", [name for name, one in PUBLISHED.items() if one.url]
-)
-def test_torchvision_urls(network):
-    url = PUBLISHED[network].url
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_addresses_of_the_authors(network):
+    published = PUBLISHED[network]
     assert re.fullmatch(
-        r"https://download\.pytorch\.org/models/\w.*-[0-9a-f]{8}\.pth", url
+        r"https://download\.pytorch\.org/models/\w.*-[0-9a-f]{8}\.pth"
+        r"|https://raw\.githubusercontent\.com/[\w/]+/master/[\w./]+\.pth?",
+        published.url,
     )
+    assert re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", published.sha256)
 
 
 @pytest.mark.parametrize(
-    "network", [name for name, one in PUBLISHED.items() if not one.url]
+    ("network", "file"),
+    [
+        ("lpips-alexnet", "lpips_v0.1/alex.pth"),
+        ("lpips-vgg16", "lpips_v0.1/vgg.pth"),
+        ("lpips-squeezenet", "lpips_v0.1/squeeze.pth"),
+        ("dists", "dists/weights.pt"),
+    ],
 )
-def test_heads_have_no_download_but_an_origin(tmp_path, network):
-    with pytest.raises(WeightsError, match=r"no download: get .*github\.com.*--source"):
-        download.fetch(network, tmp_path)
+def test_digests_are_those_of_the_real_files(shared_weights, network, file):
+    content = shared_weights(file).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == PUBLISHED[network].sha256
+
+
+def test_a_mirror_has_the_authors_names(server, tmp_path, monkeypatch):
+    """The digest is the author's, and in the name of the file that is kept."""
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    tiny = dataclasses.replace(
+        PUBLISHED["dists"], url="https://there/path/tiny.pt", sha256=digest
+    )
+    monkeypatch.setitem(PUBLISHED, "dists", tiny)
+    mirror = server.url.rpartition("/")[0] + "/"
+    path = download.fetch("dists", tmp_path, mirror=mirror)
+    assert path.name == f"dists-{digest[:16]}.pt"
+    assert path.read_bytes() == CONTENT
+    for change, message in (
+        ({"sha256": "0" * 64}, r"/models/tiny\.pt: its SHA-256 is "),
+        ({"url": ""}, r"dists has no download: get .*github\.com.*--source"),
+    ):
+        changed = dataclasses.replace(tiny, **change)
+        monkeypatch.setitem(PUBLISHED, "dists", changed)
+        with pytest.raises(WeightsError, match=message):
+            download.fetch("dists", tmp_path, mirror=mirror)
 
 
 def test_it_works_without_rich(server, tmp_path, monkeypatch, capsys):
