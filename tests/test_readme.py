@@ -22,7 +22,7 @@ def test_the_first_example_prints_its_score(tmp_path, monkeypatch):
 
 
 def test_the_readme_is_short():
-    assert len(README.read_text().splitlines()) < 250
+    assert len(README.read_text().splitlines()) < 200
 
 
 def test_the_data_example_prints_its_line(tmp_path, monkeypatch):
