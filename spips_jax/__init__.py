@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spips_jax.spips import Comparison, Features
     from spips_jax.weights import WeightsError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODELS",
