@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spips_jax import agreement, baselines, classical, losses
     from spips_jax.any_size import AnySize
+    from spips_jax.average import MeanScore
     from spips_jax.calibration import Calibration
     from spips_jax.image_files import read_image
     from spips_jax.images import ImageError
+    from spips_jax.inputs import as_image
     from spips_jax.loading import MODELS, NAMES, load
     from spips_jax.loss import perceptual_loss
     from spips_jax.metric import Metric
@@ -30,9 +32,11 @@ __all__ = [
     "Comparison",
     "Features",
     "ImageError",
+    "MeanScore",
     "Metric",
     "WeightsError",
     "agreement",
+    "as_image",
     "baselines",
     "classical",
     "load",
@@ -50,8 +54,10 @@ _HOMES = {
     "Comparison": "spips",
     "Features": "spips",
     "ImageError": "images",
+    "MeanScore": "average",
     "Metric": "metric",
     "WeightsError": "weights",
+    "as_image": "inputs",
     "load": "loading",
     "perceptual_loss": "loss",
     "read_image": "image_files",

@@ -18,8 +18,8 @@ import spips_jax
 SURFACE = {
     "spips_jax": (
         "MODELS", "NAMES", "AnySize", "Calibration", "Comparison", "Features",
-        "ImageError", "Metric", "WeightsError", "agreement", "baselines", "classical",
-        "load", "losses", "perceptual_loss", "read_image",
+        "ImageError", "MeanScore", "Metric", "WeightsError", "agreement", "as_image",
+        "baselines", "classical", "load", "losses", "perceptual_loss", "read_image",
     ),
     "spips_jax.agreement": (
         "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "Within",
@@ -170,6 +170,7 @@ def test_no_import_runs_upward():
         {"images", "winograd", "progress", "cache", "outputs", "boxes"},
         {"bit_depth", "classical", "backbones", "heatmaps"},
         {"image_files", "facts", "streams", "packing"},
+        {"inputs"},
         {"head"},
         {"spips"},
         {"baselines"},
@@ -177,7 +178,7 @@ def test_no_import_runs_upward():
         {"calibration", "kinds"},
         {"model_file"},
         {"metric", "parallel"},
-        {"loading", "any_size", "loss", "export", "provenance"},
+        {"loading", "any_size", "loss", "export", "provenance", "average"},
         {"data"},
         {"evaluation"},
         {"training"},
