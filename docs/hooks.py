@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 COMMANDS = (
-    "score", "models", "convert", "export", "check", "twin", "warm", "evaluate",
-    "evaluate calibrate", "data list", "data prepare", "data show",
+    "score", "video", "models", "convert", "export", "check", "twin", "warm",
+    "evaluate", "evaluate calibrate", "data list", "data prepare", "data show",
     "train", "train export",
 )  # fmt: skip
 

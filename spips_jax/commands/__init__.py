@@ -31,6 +31,7 @@ EXTRAS = {
     "PIL": "cli", "rich": "cli", "matplotlib": "cli",
     "absl": "data", "array_record": "data", "grain": "data", "openpyxl": "data",
     "scipy": "data", "tensorflow_datasets": "data",
+    "av": "video",
     "imagecodecs": "formats", "tifffile": "formats",
     "ml_collections": "eval",
     "onnxruntime": "onnx",
@@ -202,6 +203,7 @@ def _parser() -> Parser:
         score,
         train,
         twin,
+        video,
         warm,
     )
 
@@ -216,7 +218,8 @@ def _parser() -> Parser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (
-        score, models, data, train, evaluate, convert, export, twin, check, warm,
+        score, video, models, data, train, evaluate, convert, export, twin, check,
+        warm,
     ):  # fmt: skip
         command.add_to(commands)
     return parser
