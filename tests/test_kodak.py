@@ -7,9 +7,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageFilter
 
 import spips_jax
+
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def jpeg(image: Image.Image, quality: float) -> np.ndarray:
@@ -63,6 +66,6 @@ def test_every_level_of_a_photograph_scores_worse(shared, embedded):
 
 
 def test_scores_rise_with_distortion(shared, embedded):
-    photographs = sorted(shared("data/kodak").glob("*.png"))
-    assert len(photographs) == 24
+    photographs = sorted(shared("data/kodak").glob("*.png"))[::2]
+    assert len(photographs) == 12
     assert np.mean([rises(embedded, path) for path in photographs]) >= 0.97

@@ -22,6 +22,8 @@ from PIL import Image
 
 from spips_jax import Metric, data, evaluation, weights
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ALL = 1784
 PART = 443
 EXACT = 177
@@ -143,12 +145,12 @@ def test_models_agree_with_people_within_references(
 ) -> None:
     """At least as well as the card says of scenes that were not trained on.
 
-    A guard, not an estimate: the heads have seen these pairs, and on these eight
-    references' part of them all models had a margin of 0.007 when they were made.
+    A guard, not an estimate: the heads have seen these pairs, and on these four
+    references' part of them spips-lite had a margin of 0.015 when it was made.
     """
     source, _, rows = rebuilt_tid2013
     found = []
-    for reference in sorted({row["reference"] for row in rows})[2::3]:
+    for reference in sorted({row["reference"] for row in rows})[2::6]:
         chosen = [row for row in rows if row["reference"] == reference]
         stem = reference[:3]
         names = [f"{stem}_{row['type']}_{row['level']}.bmp".lower() for row in chosen]
@@ -160,7 +162,7 @@ def test_models_agree_with_people_within_references(
         ]
         mos = [float(row["mos"]) for row in chosen]
         found.append(-scipy.stats.spearmanr(scores, mos).statistic)
-    assert len(found) == 8
+    assert len(found) == 4
     assert np.mean(found) >= promised(embedded.name, "TID2013, within a reference")
 
 

@@ -28,7 +28,7 @@ DEVICES = {"1": 1, "8": 8, TWO_PROCESSES: 2}
 RUNS = {
     "1": ("mixed", "images"),
     "8": ("mixed",),
-    TWO_PROCESSES: ("mixed", "images"),
+    TWO_PROCESSES: ("images",),
 }
 """What is trained in each layout. Two processes of two devices are four devices."""
 

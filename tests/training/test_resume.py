@@ -22,14 +22,15 @@ pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
 STEPS = 110
 
-KILLS = {
-    1: "before anything is saved",
-    18: "between two saves",
-    40: "as it validates and then saves",
-    64: "as it saves",
-    91: "between the two batches of an update",
-}
-"""When a run is killed: by the last step that it logged."""
+STOPS = (
+    # (the last step that it logged, signal, exit code, when that is)
+    (18, signal.SIGKILL, -signal.SIGKILL, "between two saves"),
+    (34, signal.SIGTERM, 143, "on a signal that it saves for"),
+    (54, signal.SIGKILL, -signal.SIGKILL, "as it validates and then saves"),
+    (70, signal.SIGINT, 130, "by Ctrl-C; the checkpoint is then damaged"),
+    (91, signal.SIGKILL, -signal.SIGKILL, "between the two batches of an update"),
+)
+"""When a run is stopped, and how."""
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -100,75 +101,55 @@ def stop_at(
     process.send_signal(number)
 
 
-def assert_same_run(
-    workdir: Path,
-    expected: Path,
+def damage_the_latest(workdir: Path) -> Path:
+    """Cuts every file of the last checkpoint in half; returns its folder."""
+    latest = workdir / CHECKPOINTS / str(reached(workdir))
+    for path in (latest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return latest
+
+
+def test_stops_leave_no_trace(
+    uninterrupted: Path,
+    start: Start,
+    words: Callable[[Path], list[str]],
     config: ConfigDict,
     final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
     curve: Callable[[Path], list[dict[str, Any]]],
+    tmp_path: Path,
 ) -> None:
-    """Every array to the bit, and every line of the log but its times."""
-    state, wanted = final(config, workdir), final(config, expected)
+    """Killed, stopped by signals and robbed of a checkpoint, it is the same run."""
+    workdir = tmp_path / "run"
+    damaged = ""
+    for step, number, code, moment in (*STOPS, (STEPS, None, 0, "at its end")):
+        process = start(words(workdir))
+        if number is not None:
+            stop_at(process, workdir, step, number)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == code, f"{moment}: {errors}"
+        warnings = [line for line in errors.splitlines() if "warning: " in line]
+        if damaged:  # it is passed over, and said
+            assert len(warnings) == 1
+            assert f"checkpoint {damaged} is damaged" in warnings[0]
+            damaged = ""
+        else:
+            assert not warnings
+        if number in (signal.SIGTERM, signal.SIGINT):
+            assert "which is saved" in errors
+            folders = (workdir / CHECKPOINTS).iterdir()
+            assert max(int(path.name) for path in folders) == reached(workdir) >= step
+        if number == signal.SIGINT:
+            damaged = str(damage_the_latest(workdir))
+    assert "resuming from step" in errors
+    # Every array to the bit, and every line of the log but its times.
+    state, wanted = final(config, workdir), final(config, uninterrupted)
     assert state.keys() == wanted.keys()
     for path, value in wanted.items():
         assert value.tobytes() == state[path].tobytes(), path
-    lines, told = curve(workdir), curve(expected)
+    lines, told = curve(workdir), curve(uninterrupted)
     assert [line["step"] for line in lines if line["split"] == "train"] == list(
         range(1, STEPS + 1)
     )
     # The window of a mean starts anew where the run does, at a step that is logged.
     assert lines == told
-
-
-def test_kills_leave_no_trace(
-    uninterrupted: Path,
-    start: Start,
-    words: Callable[[Path], list[str]],
-    config: ConfigDict,
-    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
-    curve: Callable[[Path], list[dict[str, Any]]],
-    tmp_path: Path,
-) -> None:
-    workdir = tmp_path / "run"
-    for step, moment in KILLS.items():
-        process = start(words(workdir))
-        stop_at(process, workdir, step, signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, f"not killed {moment}"
-        assert "warning" not in errors  # of a checkpoint that cannot be read
-    process = start(words(workdir))
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "resuming from step" in errors
-    assert_same_run(workdir, uninterrupted, config, final, curve)
-
-
-def test_signals_save_and_a_damaged_checkpoint_is_passed_over(
-    uninterrupted: Path,
-    start: Start,
-    words: Callable[[Path], list[str]],
-    config: ConfigDict,
-    final: Callable[[ConfigDict, Path], dict[str, np.ndarray]],
-    curve: Callable[[Path], list[dict[str, Any]]],
-    tmp_path: Path,
-) -> None:
-    workdir = tmp_path / "run"
-    for step, number, code in ((20, signal.SIGTERM, 143), (50, signal.SIGINT, 130)):
-        process = start(words(workdir))
-        stop_at(process, workdir, step, number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == code, errors
-        assert "which is saved" in errors
-        folders = (workdir / CHECKPOINTS).iterdir()
-        assert max(int(path.name) for path in folders) == reached(workdir) >= step
-    latest = workdir / CHECKPOINTS / str(reached(workdir))
-    for path in (latest / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    process = start(words(workdir))
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    warnings = [line for line in errors.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1
-    assert f"checkpoint {latest} is damaged" in warnings[0]
-    assert_same_run(workdir, uninterrupted, config, final, curve)
