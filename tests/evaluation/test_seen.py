@@ -173,7 +173,7 @@ def test_the_models_of_the_package(plain: Metric, name: str) -> None:
     metric = dataclasses.replace(plain, name=name, card_json=json.dumps(card))
     for dataset, examples, scenes in (
         (dataset_of("tid2013", TID), 48, 0),
-        (dataset_of("pair_list/live", ["bikes", "caps"]), 4, 0),
+        (dataset_of("pair_list/live", ["images/bikes", "images/caps"]), 4, 0),
         (dataset_of("live", ["bikes", "carnival"]), 0, 2),
         (dataset_of("kadid10k", ["I01"]), 0, 0),
     ):
