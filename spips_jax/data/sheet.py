@@ -18,13 +18,39 @@ from spips_jax.outputs import SOFTWARE
 def choose(dataset: Dataset, count: int) -> list[int]:
     """Returns up to `count` positions that span the set's opinions, best first.
 
-    They are evenly spaced in rank, so that a sheet shows the whole scale.
+    They are evenly spaced in rank, as far as each can be of another reference and kind
+    of distortion than those before: as many of both are shown as there is room for.
     """
     order = np.argsort(dataset.index[dataset.opinion], kind="stable")
     if OPINIONS[dataset.opinion].higher_is_better:
         order = order[::-1]
-    chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round()
-    return order[chosen.astype(int)].tolist()
+    columns = [
+        dataset.index[name]
+        for name in ("reference_id", "distortion")
+        if name in dataset.index
+    ]
+    shown: list[set[Any]] = [set() for _ in columns]
+    chosen: list[int] = []
+    for part in np.array_split(order, min(count, len(order))):
+        new = [
+            sum(
+                column[at] not in seen
+                for column, seen in zip(columns, shown, strict=True)
+            )
+            for at in part
+        ]
+        # The middle of the part where none brings more than another; ends stay ends.
+        best = [place for place, gain in enumerate(new) if gain == max(new)]
+        if not chosen and new[0] == max(new):
+            place = 0
+        elif len(chosen) == min(count, len(order)) - 1 and new[-1] == max(new):
+            place = len(part) - 1
+        else:
+            place = best[len(best) // 2]
+        chosen.append(int(part[place]))
+        for column, seen in zip(columns, shown, strict=True):
+            seen.add(column[part[place]])
+    return chosen
 
 
 def write_sheet(

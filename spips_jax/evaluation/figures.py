@@ -27,6 +27,9 @@ from spips_jax.kinds import PROTOCOLS
 
 _DPI = 120
 
+_MOST_BARS = 60
+"""In a figure: 60 of them are 9 inches high."""
+
 
 def write_scatter(
     path: str | os.PathLike[str],
@@ -103,7 +106,8 @@ def write_bars(
 ) -> None:
     """Draws the main statistic on each distortion or level, one bar per metric.
 
-    As in the tables, the overall one where no part has one within references.
+    Where these are more bars than fit a screen, they are numbers on colours. As in the
+    tables, the overall one where no part has one within references.
 
     Args:
       path: the PNG, written whole or not at all.
@@ -114,6 +118,9 @@ def write_bars(
     models = parts_of(one, column)
     (key, statistic), *_ = part_statistics(one, column)
     parts = list(next(iter(models.values())))
+    if len(parts) * len(models) > _MOST_BARS:
+        _write_matrix(path, one, column=column, title=title)
+        return
     figure = Figure(
         figsize=(8.5, 0.9 + len(parts) * (0.14 + 0.11 * len(models))),
         dpi=_DPI,
@@ -149,6 +156,43 @@ def write_bars(
     axis.set_title(title, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9)
+    _save(figure, path)
+
+
+def _write_matrix(
+    path: str | os.PathLike[str], one: Mapping[str, Any], *, column: str, title: str
+) -> None:
+    """What `write_bars` draws, as a table: a row each part, a column each metric."""
+    models = parts_of(one, column)
+    (key, statistic), *_ = part_statistics(one, column)
+    parts = list(next(iter(models.values())))
+    shown = {called(one, label): values for label, values in models.items()}
+    columns = {
+        name: [values[part][key] for part in parts] for name, values in shown.items()
+    }
+    if "human" in one:
+        human = one["human"]["parts"][column]
+        columns["a person"] = [human[part] for part in parts]
+    table = np.array(list(columns.values()), np.float64).T  # None becomes NaN
+    figure = Figure(
+        figsize=(2.6 + 0.58 * len(columns), 1.6 + 0.24 * len(parts)),
+        dpi=_DPI,
+        layout="constrained",
+    )
+    axis = figure.subplots()
+    low = 0.5 if one["main"] == "two_afc" else 0.0
+    drawn = axis.imshow(table, cmap="viridis", vmin=low, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(table):
+        text = NONE if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+        dark = not np.isnan(value) and value < (low + 1) / 2
+        colour = "white" if dark else "black"
+        axis.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
+    axis.set_yticks(range(len(parts)), parts, fontsize=8)
+    axis.set_xticks(
+        range(len(columns)), list(columns), fontsize=8, rotation=45, ha="right"
+    )
+    figure.colorbar(drawn, ax=axis, label=title_of(one, statistic), pad=0.01)
+    axis.set_title(title, fontsize=11)
     _save(figure, path)
 
 

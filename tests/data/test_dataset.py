@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spips_jax import data
-from spips_jax.data import DataError
+from spips_jax import data, kinds
+from spips_jax.data import DataError, sheet
 
 # Photographs' folders here hold other files, too.
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out, as no images")
@@ -288,3 +288,31 @@ def test_joined_splits_come_in_the_order_they_are_named(tmp_path: Path) -> None:
         expected = [f"val/{subset}/{n:06d}" for subset in order for n in range(2)]
         assert [example["id"] for example in dataset] == expected
         assert dataset.index["judgement"].tolist() == [0, np.float32(0.2)] * len(order)
+
+
+def test_a_contact_sheet_shows_every_reference_and_kind() -> None:
+    """Twelve of 12 references, 4 kinds and 5 levels, from the best to the worst."""
+    names = np.array([(r, k, v) for r in range(12) for k in range(4) for v in range(5)])
+    dataset = data.Dataset(
+        name="pair_list/grid",
+        kind=kinds.PAIRS,
+        opinion="dmos",
+        comparable="set",
+        index={
+            "id": np.arange(len(names)).astype(str),
+            "reference_id": names[:, 0].astype(str),
+            "distortion": names[:, 1].astype(str),
+            "dmos": names[:, 2] + np.arange(len(names)) / 1000,
+        },
+        fingerprint="",
+        _source=None,
+        _rows=np.arange(len(names)),
+        _references=frozenset(names[:, 0].astype(str).tolist()),
+    )
+    chosen = sheet.choose(dataset, 12)
+    assert len(set(names[chosen, 0])) == 12
+    assert len(set(names[chosen, 1])) == 4
+    opinions = dataset.index["dmos"][chosen]
+    assert (np.diff(opinions) > 0).all()
+    assert set(np.floor(opinions)) == {0, 1, 2, 3, 4}
+    assert len(sheet.choose(dataset, 1000)) == len(names)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from spips_jax import agreement, data, evaluation
 from spips_jax.data.dataset import Dataset
@@ -111,7 +112,7 @@ def test_what_is_not_defined_is_null_and_has_a_note(
 
 
 def test_parts_that_define_nothing_are_told_and_not_averaged(
-    sets: Path, tmp_path: Path
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One part of three has two examples, one equal opinions: the mean is of one."""
     dataset = data.load(PAIRS, data_dir=sets)
@@ -132,8 +133,13 @@ def test_parts_that_define_nothing_are_told_and_not_averaged(
     assert "| 2 | 6 | n/a | n/a |" in text
     assert f"| mean over 1 of the 3 |  | 1.000 | {parts['3']['value']:.3f} |" in text
     assert "\nn/a: too few examples" in text
-    figures.write_bars(tmp_path / "bars.png", told, column="level", title="by level")
-    assert (tmp_path / "bars.png").stat().st_size > 0
+    sizes = []
+    for most, name in ((60, "bars.png"), (5, "matrix.png")):  # six bars
+        monkeypatch.setattr(figures, "_MOST_BARS", most)
+        figures.write_bars(tmp_path / name, told, column="level", title="by level")
+        with Image.open(tmp_path / name) as picture:
+            sizes.append(picture.size)
+    assert sizes[0] != sizes[1]
 
 
 def test_equal_scores_share_their_rank(sets: Path) -> None:
