@@ -1,4 +1,4 @@
-"""The README's example prints what it says."""
+"""The examples of the README and of the first page print what they say."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def test_the_first_example_prints_its_score(tmp_path, monkeypatch):
         [sys.executable, "-c", example], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == printed[1]
+
+
+def test_the_first_page_of_the_documentation_prints_what_it_says(tmp_path, monkeypatch):
+    text = (README.parent / "docs" / "index.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    expected = re.findall(r"print\(.*\)  # (.*)", example)
+    monkeypatch.setenv("SPIPS_HOME", str(tmp_path))
+    result = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == expected == ["0.0", "True"]
 
 
 def test_the_readme_is_short():

@@ -54,12 +54,17 @@ def check_agreement(metric, shape):
     assert (twin(x, x.clone()) == 0).all()
 
 
-def test_trained_models_agree(embedded):
-    check_agreement(embedded, SHAPES[1])
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
-def test_an_untrained_model_agrees(random_metric):
-    check_agreement(random_metric("vgg16"), SHAPES[1])
+@shapes
+def test_trained_models_agree(embedded, shape):
+    check_agreement(embedded, shape)
+
+
+@shapes
+def test_an_untrained_model_agrees(random_metric, shape):
+    check_agreement(random_metric("vgg16"), shape)
 
 
 def test_stages_end_with_the_score(lite, of_lite):
@@ -252,6 +257,8 @@ def test_what_is_no_dump_is_refused(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["twin", "--dump", str(other)]) == 2
     assert "is none of ours to replace" in capsys.readouterr().err
+    assert main(["twin", "--double", "--against", str(other)]) == 2
+    assert "--double is PyTorch's, and goes without" in capsys.readouterr().err
     assert main(["twin", "one.png"]) == 2
     assert "1 images are given: give a reference and a" in capsys.readouterr().err
 
