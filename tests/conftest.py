@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -27,6 +28,9 @@ if HAS_EMITTERS:
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     )
+
+# JAX keeps millions of objects, which the default collects over and over.
+gc.set_threshold(100_000, 50, 50)
 
 # Most of the time is compilation, of programs that run once on small images: the
 # operations are the same, their code is less optimised. `optimized` brings that back.

@@ -24,11 +24,10 @@ STEPS = 110
 
 STOPS = (
     # (the last step that it logged, signal, exit code, when that is)
-    (18, signal.SIGKILL, -signal.SIGKILL, "between two saves"),
+    (20, signal.SIGKILL, -signal.SIGKILL, "as it validates and then saves"),
     (34, signal.SIGTERM, 143, "on a signal that it saves for"),
-    (54, signal.SIGKILL, -signal.SIGKILL, "as it validates and then saves"),
+    (55, signal.SIGKILL, -signal.SIGKILL, "between the two batches of an update"),
     (70, signal.SIGINT, 130, "by Ctrl-C; the checkpoint is then damaged"),
-    (91, signal.SIGKILL, -signal.SIGKILL, "between the two batches of an update"),
 )
 """When a run is stopped, and how."""
 
