@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spips_jax import agreement, baselines, classical, losses
+    from spips_jax import agreement, baselines, classical, export, losses
     from spips_jax.any_size import AnySize
     from spips_jax.average import MeanScore
     from spips_jax.calibration import Calibration
@@ -39,13 +39,14 @@ __all__ = [
     "as_image",
     "baselines",
     "classical",
+    "export",
     "load",
     "losses",
     "perceptual_loss",
     "read_image",
 ]
 
-_MODULES = ("agreement", "baselines", "classical", "losses")
+_MODULES = ("agreement", "baselines", "classical", "export", "losses")
 _HOMES = {
     "AnySize": "any_size",
     "MODELS": "loading",

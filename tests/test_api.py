@@ -19,7 +19,8 @@ SURFACE = {
     "spips_jax": (
         "MODELS", "NAMES", "AnySize", "Calibration", "Comparison", "Features",
         "ImageError", "MeanScore", "Metric", "WeightsError", "agreement", "as_image",
-        "baselines", "classical", "load", "losses", "perceptual_loss", "read_image",
+        "baselines", "classical", "export", "load", "losses", "perceptual_loss",
+        "read_image",
     ),
     "spips_jax.agreement": (
         "OPINIONS", "AgreementError", "Interval", "Logistic", "Opinion", "Within",
@@ -91,7 +92,7 @@ def test_the_public_names_are_these(name):
 
 
 def test_modules_of_the_package_are_there_after_its_import():
-    for name in ("agreement", "baselines", "classical", "losses"):
+    for name in ("agreement", "baselines", "classical", "export", "losses"):
         assert inspect.ismodule(getattr(spips_jax, name))
     assert set(spips_jax.__all__) <= set(dir(spips_jax))
 
