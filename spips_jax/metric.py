@@ -174,7 +174,7 @@ class Metric:
         Returns:
           float32 `(...)`. Of SPIPS: exactly 0 for identical images, never negative,
           larger is worse. It is not symmetric: exchanged images score differently, by
-          5 to 9 % in the median and up to 55 % (docs/method.md).
+          5 to 9 % in the median and up to 53 % (docs/method.md).
 
         Raises:
           ImageError: images that break the contract; see `images.check_images`.
