@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 
 from spips_jax.files import replacing
 from spips_jax.outputs import SOFTWARE
+from spips_jax.streams import STREAMS
 
 FUSED = "fused"
 """The map of the whole score; the others of its unit are those of the streams."""
-
-STREAMS = ("perceptual", "semantic", "classical")
 
 HIDDEN = 0.2
 """A map whose largest value is below this share of the largest of all has a scale of

@@ -6,6 +6,7 @@ All values are text. `spips score --json --provenance` writes them beside each s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -26,6 +27,7 @@ DECODERS = ("pillow", "imagecodecs", "tifffile", "pillow-heif", "pillow-jxl-plug
 """Packages that decode images."""
 
 
+@functools.lru_cache(maxsize=8)  # digests of many megabytes
 def of_metric(metric: Metric) -> dict[str, str]:
     """The name of a metric, digests of its weights, and the backbone's precision.
 

@@ -32,6 +32,7 @@ from spips_jax.facts import fact_sums, facts, facts_of_sums
 from spips_jax.head import FreeHead, Gain, MonotoneHead
 from spips_jax.streams import (
     MOMENT_EPSILON,
+    STREAMS,
     FeatureStream,
     resize,
     squared_difference,
@@ -40,8 +41,6 @@ from spips_jax.streams import (
     tap_sums,
     texture_difference,
 )
-
-STREAMS = ("perceptual", "semantic", "classical")
 
 STATISTICS = ("squares", "texture", "structure")
 """Statistics of a tap: see `spips_jax.streams`."""

@@ -27,6 +27,9 @@ NORM_EPSILON = 1e-5
 Norms of ImageNet activations are 0.1 to 100, so it moves no distance that counts.
 """
 
+STREAMS = ("perceptual", "semantic", "classical")
+"""Of SPIPS, in the order in which the head sees them."""
+
 MOMENT_EPSILON = 1e-3
 """Squared means and variances far below this count as 0: the constants c1 and c2 of
 DISTS, which has 1e-6.

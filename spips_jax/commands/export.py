@@ -99,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
     cache_compilations()
     metric = loading.load(args.model, weights=args.weights)
     if args.output.suffix == ".onnx":
-        batch = 1 if args.batch is None else args.batch
-        content = export.onnx(metric, size=(height, width), batch=batch)
+        pairs = args.batch or 1
+        content = export.onnx(metric, size=(height, width), batch=pairs)
     else:
+        pairs = args.batch or 2  # to try it on, where any number will do
         content = export.stablehlo(
             metric,
             size=(height, width),
@@ -122,9 +123,7 @@ def run(args: argparse.Namespace) -> int:
         Path(partial_file).write_bytes(content)
     print(printable(f"{args.output}: {len(content) / 1e6:.1f} MB"))
     rng = np.random.default_rng(0)
-    shape = (2 if args.batch is None else args.batch, height, width, 3)
-    if args.output.suffix == ".onnx":
-        shape = (args.batch or 1, *shape[1:])
+    shape = (pairs, height, width, 3)
     reference = rng.random(shape, np.float32)
     distorted = (0.9 * reference + 0.1 * rng.random(shape, np.float32)).astype("f4")
     found = _scores(args, metric, content, reference, distorted)

@@ -174,13 +174,18 @@ def run(args: argparse.Namespace) -> int:
     return 2 if incomplete else 0
 
 
+def check_once(models: Sequence[str]) -> None:
+    """Raises `UserError` for a model that is named twice."""
+    twice = [model for model in models if models.count(model) > 1]
+    if twice:
+        raise UserError(f"--model {twice[0]} is given twice: once is enough")
+
+
 def _check_options(args: argparse.Namespace, models: Sequence[str]) -> None:
     """Raises `UserError` for options that do not go with the models."""
     from spips_jax.baselines import BASELINES
 
-    twice = [model for model in models if models.count(model) > 1]
-    if twice:
-        raise UserError(f"--model {twice[0]} is given twice: once is enough")
+    check_once(models)
     for option in ("weights", "head", "maps"):
         if len(models) > 1 and getattr(args, option) is not None:
             raise UserError(

@@ -233,7 +233,7 @@ def _read(pairs: Sequence[Pair], *, convert_profiles: bool) -> Generator[_Read |
 def _failed(metrics: Sequence[Metric], pair: Pair, error: Exception) -> Scored:
     """A pair of which an image cannot be read."""
     reason = _reason(error, "")
-    return Scored([{**_row(pair, one), "error": reason} for one in metrics], [])
+    return Scored([{**new_row(pair, one), "error": reason} for one in metrics], [])
 
 
 def _score(
@@ -246,7 +246,7 @@ def _score(
 ) -> Scored:
     """Scores a pair that was read by each metric that has not scored it yet."""
     warnings: list[str] = []
-    rows = [_row(pair, metric) for metric in metrics]
+    rows = [new_row(pair, metric) for metric in metrics]
     if reference.image.profile != image.profile:
         warnings.append(
             f"{pair.reference}, {pair.distorted}: their colour profiles differ,"
@@ -260,15 +260,20 @@ def _score(
             else:
                 features = reference.features(number, metric)
                 row |= _compare(metric, features, image, map_file)
-            if metric.calibration is not None:
-                opinion = float(metric.calibration(row["score"]))
-                row[metric.calibration.opinion] = opinion
+            add_opinion(row, metric)
         except Exception as error:
             row["error"] = _reason(error, f"{pair.reference}, {pair.distorted}: ")
     return Scored(rows, warnings)
 
 
-def _row(pair: Pair, metric: Metric) -> dict[str, Any]:
+def add_opinion(row: dict[str, Any], metric: Metric) -> None:
+    """Adds to a row with a score the opinion that it predicts, if one is calibrated."""
+    if metric.calibration is not None:
+        row[metric.calibration.opinion] = float(metric.calibration(row["score"]))
+
+
+def new_row(pair: Pair, metric: Metric) -> dict[str, Any]:
+    """A row without a score."""
     row = {
         "reference": pair.reference,
         "distorted": pair.distorted,

@@ -75,15 +75,17 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from spips_jax import loading
     from spips_jax.cache import cache_compilations
+    from spips_jax.commands.pairs import Pair
     from spips_jax.commands.rows import check_ending, writers
+    from spips_jax.commands.score import DEFAULT, check_once
+    from spips_jax.commands.scoring import add_opinion, new_row
     from spips_jax.outputs import check_files
     from spips_jax.progress import Bar
 
     if args.every < 1:
         raise UserError(f"--every is {args.every}: give 1 or more")
-    models = args.model or ["spips-lite"]
-    if twice := [model for model in models if models.count(model) > 1]:
-        raise UserError(f"--model {twice[0]} is given twice: once is enough")
+    models = args.model or [DEFAULT]
+    check_once(models)
     inputs = [args.reference, args.distorted, *models]
     if args.output is not None:
         check_ending(args.output)
@@ -101,16 +103,15 @@ def run(args: argparse.Namespace) -> int:
             for batch in _batches(pairs):
                 for frame, scores in _score(metrics, batch, args):
                     scored.append((frame, scores))
-                    names = {
-                        side: f"{getattr(args, side)}#{frame}"
-                        for side in ("reference", "distorted")
-                    }
-                    sink_rows = [
-                        _row(metric, names, score)
-                        for metric, score in zip(metrics, scores, strict=True)
-                    ]
+                    pair = Pair(
+                        f"{args.reference}#{frame}", f"{args.distorted}#{frame}"
+                    )
+                    rows = [new_row(pair, metric) for metric in metrics]
+                    for row, metric, score in zip(rows, metrics, scores, strict=True):
+                        row["score"] = score
+                        add_opinion(row, metric)
                     for sink in sinks:
-                        sink.write(sink_rows)
+                        sink.write(rows)
                     progress.advance(1)
     finally:
         for sink in sinks:
@@ -122,13 +123,6 @@ def run(args: argparse.Namespace) -> int:
 
         print(printable(f"drawn: {args.plot}"), file=sys.stderr)
     return 0
-
-
-def _row(metric: Metric, names: dict[str, str], score: float) -> dict[str, Any]:
-    row: dict[str, Any] = {**names, "model": metric.name, "score": score}
-    if metric.calibration is not None:
-        row[metric.calibration.opinion] = float(metric.calibration(score))
-    return row
 
 
 _Pair = tuple[int, "np.ndarray", "np.ndarray"]
