@@ -61,19 +61,24 @@ class Lpips(nn.Module):
         taps = extract_taps(self.backbone, images)
         return Features(image=images, taps=taps)
 
+    def score(self, reference: Features, distorted: Features) -> jax.Array:
+        return _total_mean(self._maps(reference, distorted))
+
     def compare(self, reference: Features, distorted: Features) -> Comparison:
-        maps = self.stream(
-            {
-                tap: squared_difference(x, distorted.taps[tap])
-                for tap, x in reference.taps.items()
-            }
-        )
-        score = sum((d.mean((-2, -1)) for d in maps.values()), start=jnp.float32(0))
+        maps = self._maps(reference, distorted)
+        score = _total_mean(maps)
         sized = {
             tap: resize(d, *reference.image.shape[-3:-1]) for tap, d in maps.items()
         }
         fused = sum(sized.values(), start=jnp.float32(0))
         return Comparison(score=score, streams={}, maps={**sized, "fused": fused})
+
+    def _maps(self, reference: Features, distorted: Features) -> dict[str, jax.Array]:
+        squares = {
+            tap: squared_difference(x, distorted.taps[tap])
+            for tap, x in reference.taps.items()
+        }
+        return self.stream(squares)
 
     def measure(self, canvas: Canvas) -> dict[str, Any]:
         sums = {}
@@ -90,6 +95,10 @@ class Lpips(nn.Module):
             tap: one["squares"] / one["count"][..., None] for tap, one in sums.items()
         }
         return sum(self.stream(means).values(), start=jnp.float32(0))
+
+
+def _total_mean(maps: Mapping[str, jax.Array]) -> jax.Array:
+    return sum((d.mean((-2, -1)) for d in maps.values()), start=jnp.float32(0))
 
 
 def l2_pool(x: Any) -> Any:
@@ -208,11 +217,14 @@ class Classical(nn.Module):
     def extract(self, images: jax.Array) -> Features:
         return Features(image=images, taps={})
 
+    def score(self, reference: Features, distorted: Features) -> jax.Array:
+        return self.formula(reference.image, distorted.image)
+
     def compare(self, reference: Features, distorted: Features) -> Comparison:
         images = (reference.image, distorted.image)
         names = (self.quality_map,) if self.quality_map else ()
         return Comparison(
-            score=self.formula(*images),
+            score=self.score(reference, distorted),
             streams={},
             maps=classical.quality_maps(*images, names=names),
         )

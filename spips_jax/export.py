@@ -16,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from spips_jax.messages import UserError
-from spips_jax.metric import Metric, compare
+from spips_jax.metric import Metric, score
 from spips_jax.outputs import SOFTWARE
 from spips_jax.plain import plain
 
@@ -75,7 +75,7 @@ def stablehlo(
         if not weights:
             params = traverse_util.unflatten_dict(given[0], sep=".")
             of = of_metric.replace(variables={"params": params})  # type: ignore[attr-defined]
-        return compare(of, reference, distorted).score
+        return score(of, reference, distorted)
 
     given: list[Any] = []
     if not weights:
@@ -127,7 +127,7 @@ def onnx(metric: Metric, *, size: tuple[int, int], batch: int = 1) -> bytes:
 
     of = metric.plain()
     images = [jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)] * 2
-    program = plain(lambda *pair: compare(of, *pair).score, *images)
+    program = plain(lambda *pair: score(of, *pair), *images)
     try:
         model = to_onnx(
             program,

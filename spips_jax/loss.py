@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from spips_jax import images
 from spips_jax.images import ImageError, Images
 from spips_jax.messages import UserError, one_of
-from spips_jax.metric import Metric, compare, run
+from spips_jax.metric import Metric, run, score
 from spips_jax.spips import Features, Spips, Terms
 
 if TYPE_CHECKING:
@@ -259,14 +259,14 @@ def _loss(
         reference = unit_range(reference)
     options = {} if terms is None else {"terms": terms}
 
-    def score(pair: tuple[jax.Array | Features, jax.Array]) -> jax.Array:
-        return compare(metric, pair[0], unit_range(pair[1]), **options).score
+    def scored(pair: tuple[jax.Array | Features, jax.Array]) -> jax.Array:
+        return score(metric, pair[0], unit_range(pair[1]), **options)
 
     pair = reference, distorted
     if chunk is None or chunk == int(np.prod(batch)):
-        scores = score(pair)
+        scores = scored(pair)
     else:
-        scores = _by_chunks(score, pair, batch, chunk)
+        scores = _by_chunks(scored, pair, batch, chunk)
     if weights is not None:
         scores = scores * weights
     return scores if per_example else scores.mean()

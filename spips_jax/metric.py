@@ -380,7 +380,7 @@ def _features(metric: Metric, reference: jax.Array) -> Features:
 def _score(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> jax.Array:
-    return compare(metric, reference, distorted).score
+    return score(metric, reference, distorted)
 
 
 @jax.jit
@@ -388,6 +388,18 @@ def _explain(
     metric: Metric, reference: jax.Array | Features, distorted: jax.Array
 ) -> Comparison:
     return compare(metric, reference, distorted)
+
+
+def score(
+    metric: Metric,
+    reference: jax.Array | Features,
+    distorted: jax.Array,
+    **options: Any,
+) -> jax.Array:
+    """The score alone of `compare`, `(...)`, with its arguments and errors."""
+    method = "score" if hasattr(metric.module, "score") else "compare"
+    found = _of_both(metric, reference, distorted, method=method, **options)
+    return found if method == "score" else found.score
 
 
 def compare(
@@ -407,6 +419,18 @@ def compare(
     Raises:
       ValueError: the features have other channels than this network's.
     """
+    return _of_both(metric, reference, distorted, method="compare", **options)
+
+
+def _of_both(
+    metric: Metric,
+    reference: jax.Array | Features,
+    distorted: jax.Array,
+    *,
+    method: str,
+    **options: Any,
+) -> Any:
+    """What a method of the network returns for the features of both."""
     extract = partial(metric.module.apply, metric.variables, method="extract")
     # Separately, not as one batch: scoring takes the same time, and the gradient with
     # respect to one image, as a loss needs it, skips the other. That saves a third.
@@ -426,11 +450,11 @@ def compare(
         jax.tree.map(lambda x: jnp.broadcast_to(x, batch + x.shape[-3:]), features)
         for features in (first, second)
     )
-    comparison = metric.module.apply(
-        metric.variables, first, second, method="compare", **options
+    found = metric.module.apply(
+        metric.variables, first, second, method=method, **options
     )
     if metric.higher_is_better:
-        return comparison
+        return found
     # Distances of identical images are 0 by the formula. A compiler may round the
     # features of two identical images differently, by their place in a batch.
     differ = jnp.any(first.image != second.image, axis=(-3, -2, -1))
@@ -439,4 +463,4 @@ def compare(
         keep = differ.reshape(differ.shape + (1,) * (x.ndim - differ.ndim))
         return jnp.where(keep, x, 0.0)
 
-    return jax.tree.map(exact, comparison)
+    return jax.tree.map(exact, found)

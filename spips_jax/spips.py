@@ -7,9 +7,12 @@ the parts; where the way to compute one is our choice, its docstring says so.
 Every module that compares images, here and in `spips_jax.baselines`, has the same two
 methods, so that one `Metric` serves them all: `extract(images) -> Features` sees one
 image at a time, and `compare(reference, distorted) -> Comparison` sees two Features.
-Those that can score images on canvases (`spips_jax.boxes`) have two more: `measure`
-sees a canvas and returns sums over each of its images, which add up over the pieces of
-a large one, and `score_measured` turns those of whole images into scores.
+Where `compare` has maps, `score(reference, distorted)` returns its score alone: a
+compiler leaves out the maps, but only after JAX has traced and differentiated them,
+which takes longer than the score. Those that can score images on canvases
+(`spips_jax.boxes`) have two more: `measure` sees a canvas and returns sums over each of
+its images, which add up over the pieces of a large one, and `score_measured` turns
+those of whole images into scores.
 """
 
 from __future__ import annotations
@@ -222,7 +225,7 @@ class Spips(nn.Module):
         self, reference: Features, distorted: Features
     ) -> tuple[Pooled, dict[str, jax.Array], dict[str, jax.Array]]:
         """The differences: pooled, and those that have maps, as deep maps
-        `{input: (..., h, w, C)}` and classical maps `{input: (..., H, W)}`.
+        `{input: (..., h, w, C)}` and errors of classical maps `{input: (..., H, W)}`.
         """
         deep, deep_maps = {}, {}
         epsilon = self.moment_epsilon
@@ -239,13 +242,13 @@ class Spips(nn.Module):
             texture = texture_difference(x, y, epsilon=epsilon)
             deep[_input(tap, "texture")] = texture
         images = reference.image, distorted.image
-        classical, classical_images = {}, {}
-        for name, error in classical_maps.errors(*images, names=self.classical).items():
-            quality = classical_maps.MAPS[name].quality
-            classical[name] = quality(mean(error))
-            classical_images[name] = quality(error)
+        errors = classical_maps.errors(*images, names=self.classical)
+        classical = {
+            name: classical_maps.MAPS[name].quality(mean(error))
+            for name, error in errors.items()
+        }
         pooled = Pooled(deep=deep, classical=classical, facts=facts(*images))
-        return pooled, deep_maps, classical_images
+        return pooled, deep_maps, errors
 
     @property
     def on_canvas(self) -> bool:
@@ -288,7 +291,18 @@ class Spips(nn.Module):
 
     def score_pooled(self, pooled: Pooled) -> jax.Array:
         """The score `(...)` of pairs that were pooled."""
-        return self._scores(pooled, Terms())["fused"]
+        return self._score(pooled, Terms())
+
+    def score(
+        self,
+        reference: Features,
+        distorted: Features,
+        *,
+        terms: Terms | None = None,
+    ) -> jax.Array:
+        """The score `(...)` of `compare`, without the maps."""
+        pooled = self.pool(reference, distorted)
+        return self._score(pooled, Terms() if terms is None else terms)
 
     def compare(
         self,
@@ -297,7 +311,7 @@ class Spips(nn.Module):
         *,
         terms: Terms | None = None,
     ) -> Comparison:
-        """Compares two Features of the same shapes; unused maps cost nothing.
+        """Compares two Features of the same shapes.
 
         Args:
           reference: of `extract`.
@@ -305,8 +319,13 @@ class Spips(nn.Module):
           terms: what to change of the score; by default nothing.
         """
         terms = Terms() if terms is None else terms
-        pooled, deep_maps, classical = self._differences(reference, distorted)
-        scores = self._scores(pooled, terms)
+        pooled, deep_maps, errors = self._differences(reference, distorted)
+        classical = {
+            name: classical_maps.MAPS[name].quality(error)
+            for name, error in errors.items()
+        }
+        gain = self._gain(pooled.facts, terms)
+        scores = self._by_stream(self._stacked(pooled), gain, terms)
         height, width = reference.image.shape[-3:-1]
         maps = {
             name: resize(map_, height, width)
@@ -318,8 +337,8 @@ class Spips(nn.Module):
             for name, value in self._inputs_of(pooled.deep, pooled.classical).items()
         }
         local = {**everywhere, **maps}
-        gain = self._gain(pooled.facts, terms)[..., None, None]
-        fused = self._fuse(jnp.stack(list(local.values()), axis=-1), gain, terms)
+        stacked = jnp.stack(list(local.values()), axis=-1)
+        fused = self._by_stream(stacked, gain[..., None, None], terms)
         return Comparison(
             score=scores.pop("fused"), streams=scores, maps={**maps, **fused}
         )
@@ -339,40 +358,45 @@ class Spips(nn.Module):
                 found[tap] = found[tap] * (deep[tap].shape[-1] / 2)
         return {name: found[name] for name in self._inputs() if name in found}
 
-    def _scores(self, pooled: Pooled, terms: Terms) -> dict[str, jax.Array]:
+    def _stacked(self, pooled: Pooled) -> jax.Array:
+        """The head's inputs `(..., n)`."""
         inputs = self._inputs_of(pooled.deep, pooled.classical)
-        stacked = jnp.stack(list(inputs.values()), axis=-1)
-        return self._fuse(stacked, self._gain(pooled.facts, terms), terms)
+        return jnp.stack(list(inputs.values()), axis=-1)
+
+    def _score(self, pooled: Pooled, terms: Terms) -> jax.Array:
+        gain = self._gain(pooled.facts, terms)
+        return self._fuse(self._stacked(pooled), gain, terms)
 
     def _gain(self, facts: jax.Array, terms: Terms) -> jax.Array:
         return self.gain(facts) if terms.facts else jnp.ones(facts.shape[:-1])
 
-    def _fuse(
+    def _by_stream(
         self, inputs: jax.Array, gain: jax.Array, terms: Terms
     ) -> dict[str, jax.Array]:
         """Head and gain on inputs `(..., n)`: on all, and on each stream alone."""
-        streams = self._inputs().values()
+        streams = list(self._inputs().values())
+        scores = {"fused": self._fuse(inputs, gain, terms)}
+        for stream in self.streams:
+            chosen = np.array([of == stream for of in streams])
+            chosen = chosen.reshape(*(1,) * (inputs.ndim - 1), -1)
+            scores[stream] = self._fuse(jnp.where(chosen, inputs, 0.0), gain, terms)
+        return scores
+
+    def _fuse(self, inputs: jax.Array, gain: jax.Array, terms: Terms) -> jax.Array:
+        """Head and gain on inputs `(..., n)`."""
         leading = (1,) * (inputs.ndim - 1)
         if terms.stream_weights:
             weights = [
                 jnp.asarray(terms.stream_weights.get(stream, 1.0), jnp.float32)
-                for stream in streams
+                for stream in self._inputs().values()
             ]
             inputs = inputs * jnp.stack(weights).reshape(*leading, -1)
-
-        def fused(inputs: jax.Array) -> jax.Array:
-            score = self.head(inputs)
-            if terms.uniform is not None:
-                weights = np.array(self._uniform(), np.float32).reshape(*leading, -1)
-                untrained = (weights * inputs).sum(-1)
-                score = (1 - terms.uniform) * score + terms.uniform * untrained
-            return gain * score
-
-        scores = {"fused": fused(inputs)}
-        for stream in self.streams:
-            chosen = np.array([of == stream for of in streams]).reshape(*leading, -1)
-            scores[stream] = fused(jnp.where(chosen, inputs, 0.0))
-        return scores
+        score = self.head(inputs)
+        if terms.uniform is not None:
+            weights = np.array(self._uniform(), np.float32).reshape(*leading, -1)
+            untrained = (weights * inputs).sum(-1)
+            score = (1 - terms.uniform) * score + terms.uniform * untrained
+        return gain * score
 
     def stages(self, reference: jax.Array, distorted: jax.Array) -> dict[str, Any]:
         """All that a score is made of, in the order in which it is computed.
@@ -410,8 +434,7 @@ class Spips(nn.Module):
         for name, value in pooled.classical.items():
             found[f"classical {name}"] = value
         found["facts"] = pooled.facts
-        inputs = self._inputs_of(pooled.deep, pooled.classical)
-        found["inputs"] = jnp.stack(list(inputs.values()), axis=-1)
+        found["inputs"] = self._stacked(pooled)
         found["head"] = self.head(found["inputs"])
         found["gain"] = self.gain(pooled.facts)
         differ = jnp.any(reference != distorted, axis=(-3, -2, -1))

@@ -15,8 +15,8 @@ from small_metric import small_metric
 
 import spips_jax
 from spips_jax import export
+from spips_jax import metric as metrics
 from spips_jax.commands import main
-from spips_jax.metric import compare
 from spips_jax.plain import plain
 
 SMALL = small_metric()
@@ -97,7 +97,7 @@ def test_plain_functions_are_the_same(name):
     metric = spips_jax.load(name)
 
     def score(x, y):
-        return compare(metric, x, y).score
+        return metrics.score(metric, x, y)
 
     images = jax.ShapeDtypeStruct(X.shape, jnp.float32)
     function = plain(score, images, images)
