@@ -393,8 +393,8 @@ class Spips(nn.Module):
             inputs = inputs * jnp.stack(weights).reshape(*leading, -1)
         score = self.head(inputs)
         if terms.uniform is not None:
-            weights = np.array(self._uniform(), np.float32).reshape(*leading, -1)
-            untrained = (weights * inputs).sum(-1)
+            alike = np.array(self._uniform(), np.float32).reshape(*leading, -1)
+            untrained = (alike * inputs).sum(-1)
             score = (1 - terms.uniform) * score + terms.uniform * untrained
         return gain * score
 
