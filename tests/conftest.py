@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 import spips_jax
 from spips_jax import backbones, weights
+from spips_jax.spips import Spips, initialize
 
 HAS_EMITTERS = jax.__version_info__ < (0, 11)
 """Whether XLA has fusion emitters that can be switched off: an unknown flag ends it."""
@@ -28,6 +30,11 @@ if HAS_EMITTERS:
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     )
+
+# A shell ignores it in what it starts in the background, and so would all processes
+# that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # JAX keeps millions of objects, which the default collects over and over.
 gc.set_threshold(100_000, 50, 50)
@@ -66,7 +73,7 @@ SLOW = (
     "test_resume.py", "test_scores.py", "test_tid2013.py", "test_embedded.py",
     "test_distill.py", "test_evaluate_command.py", "test_classical_metrics.py",
     "test_step.py", "test_winograd.py", "test_baselines.py", "test_backbones.py",
-    "test_loss.py", "test_twin.py", "test_examples.py", "test_readme.py",
+    "test_loss.py", "test_twin.py", "test_examples.py", "test_pages.py",
     "test_quickstart.py", "test_checkpoint.py",
     "test_checkpoint_damage.py", "test_hosts.py",
 )  # fmt: skip
@@ -292,6 +299,15 @@ def random_metric(
         return loaded[key]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def light(random_metric: Callable[..., spips_jax.Metric]) -> spips_jax.Metric:
+    """SPIPS over AlexNet without those classical maps that compile for seconds."""
+    backbone = random_metric("alexnet").variables["params"]["backbone"]
+    module = Spips(backbone=backbones.build("alexnet"), classical=("psnr",))
+    params = {**initialize(module), "backbone": backbone}
+    return spips_jax.Metric(variables={"params": params}, module=module, name="light")
 
 
 EMBEDDED = [name for name in spips_jax.MODELS if weights.embedded(name)]

@@ -91,8 +91,8 @@ def studio_luma(image: np.ndarray) -> np.ndarray:
 def test_values_equal_those_published_with_tid2013(shared):
     """`metrics_values` of TID2013's archive (Ponomarenko et al. 2015), four digits.
 
-    For half of I01 and I02, as far as their pixels can be made anew. FSIM and VIFP are
-    met on studio-range luma alone, rounded to whole levels, FSIMc on RGB.
+    For a quarter of I01 and I02, as far as their pixels can be made anew. FSIM and VIFP
+    are met on studio-range luma alone, rounded to whole levels, FSIMc on RGB.
     """
     folder = shared("data/tid2013_rebuilt")
     rebuild = load_module(folder / "rebuild.py")
@@ -110,7 +110,7 @@ def test_values_equal_those_published_with_tid2013(shared):
         published = list(csv.DictReader(file))
     met = 0
     assert len(published) == 60
-    for row in published[::2]:
+    for row in published[::4]:
         key = row["reference"], row["type"], row["level"]
         recipe = recipes[key]
         reference = rebuild.crop(
@@ -130,21 +130,22 @@ def test_values_equal_those_published_with_tid2013(shared):
             continue  # another JPEG library
         met += 1
         colour, luma = (
-            all_measures(*(np.float32(image / 255) for image in images))
+            [np.float32(image / 255) for image in images]
             for images in (
                 (reference, distorted),
                 (studio_luma(reference), studio_luma(distorted)),
             )
         )
         # Half of the last of four digits is 5e-5.
-        np.testing.assert_allclose(luma["fsim"], float(row["fsim"]), atol=6e-5)
-        np.testing.assert_allclose(luma["vif"], float(row["vifp"]), atol=6e-5)
+        for name, column in (("fsim", "fsim"), ("vif", "vifp")):
+            found = measure(name)(*luma)
+            np.testing.assert_allclose(found, float(row[column]), atol=6e-5)
         # The authors take the real part of a power whose base is negative where colours
         # are opposite, as by the strongest change of saturation: 0.4 % less there.
-        np.testing.assert_allclose(colour["fsimc"], float(row["fsimc"]), atol=1e-3)
-        if float(row["level"]) < 5:
-            np.testing.assert_allclose(colour["fsimc"], float(row["fsimc"]), atol=1e-4)
-    assert met >= 25
+        atol = 1e-4 if float(row["level"]) < 5 else 1e-3
+        found = measure("fsimc")(*colour)
+        np.testing.assert_allclose(found, float(row["fsimc"]), atol=atol)
+    assert met >= 12
 
 
 @pytest.mark.usefixtures("optimized")  # without it sums are not rounded alike

@@ -12,10 +12,8 @@ import pytest
 from spips_jax import files
 
 HOLD = """
-import signal, sys
+import sys
 from spips_jax.files import locked
-# Where tests run in the background, a shell has it ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 with locked(sys.argv[1]) as alone:
     print(alone, flush=True)
     sys.stdin.readline()

@@ -66,6 +66,6 @@ def test_every_level_of_a_photograph_scores_worse(shared, embedded):
 
 
 def test_scores_rise_with_distortion(shared, embedded):
-    photographs = sorted(shared("data/kodak").glob("*.png"))[::2]
-    assert len(photographs) == 12
+    photographs = sorted(shared("data/kodak").glob("*.png"))[::4]
+    assert len(photographs) == 6
     assert np.mean([rises(embedded, path) for path in photographs]) >= 0.97

@@ -30,7 +30,18 @@ SAME = {"rtol": 1e-5}  # float32 sums of a hundred numbers, in another order
 
 @pytest.fixture(scope="module")
 def lite() -> spips_jax.Metric:
-    return spips_jax.load()
+    """spips-lite with one classical map, which compiles sooner, and a random head."""
+    whole = spips_jax.load()
+    module = whole.module.clone(classical=("psnr",))
+    rng = np.random.default_rng(0)
+    params = {
+        name: jax.tree.map(lambda x: rng.uniform(0, 0.5, x.shape).astype("f"), part)
+        if name in ("head", "gain")
+        else part
+        for name, part in spips.initialize(module).items()
+    }
+    params["backbone"] = whole.variables["params"]["backbone"]
+    return spips_jax.Metric(variables={"params": params}, module=module, name="lite")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +282,8 @@ def test_a_mesh_gathers_no_images(lite, options):
     text = program.compile().as_text()
     moved = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute)", text)
     assert not [one for one in moved if "[]" not in one[0]], moved
-    summed = re.findall(r"= \(?(\w+\[[\d,]*\])\S* all-reduce", text)
+    sums = "".join(re.findall(r"= (.*) all-reduce\(", text))
+    summed = re.findall(r"\w+\[[\d,]*\]", sums)
     assert summed, "the loss and its slope are summed over the devices"
     assert all(int(np.prod(_dimensions(one))) <= 4 for one in summed), summed
 
@@ -329,9 +341,9 @@ def test_gradients_are_slopes_of_every_model(embedded):
     check_slope(partial(perceptual_loss, embedded, reference), reference, distorted)
 
 
-def test_forward_mode_passes_through_the_whole_score(lite, pair):
+def test_forward_mode_passes_through_the_whole_score(pair):
     reference, distorted = pair(33, 40)
-    loss = partial(perceptual_loss, lite, reference)
+    loss = partial(perceptual_loss, spips_jax.load(), reference)
     way = (distorted - reference).astype(np.float32)
     value, slope = jax.jit(lambda x: jax.jvp(loss, (x,), (way,)))(distorted)
     gradient = jax.jit(jax.grad(loss))
@@ -355,8 +367,8 @@ def test_chunks_bound_memory(lite, as_users_do):
         compiled = program.compile(as_users_do)
         return compiled.memory_analysis().temp_size_in_bytes
 
-    # 1.27 was measured at 256x256; copies of the images are a larger part here.
-    assert memory(16, chunk=4) < 1.5 * memory(4)
+    # A quarter, and copies of the images, which are a large part of it here.
+    assert memory(16, chunk=4) < memory(16) / 2
 
 
 # What is refused, in one line.

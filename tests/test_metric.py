@@ -30,14 +30,14 @@ CONTRACT_IMAGES = {
     "flat": np.full((*SIZE, 3), 0.4),
 }
 
-# VGG19 is VGG16 with other depths: what depends on sizes alone is tried on one of them.
-NETWORKS = ("alexnet", "squeezenet", "vgg16")
-
-networks = pytest.mark.parametrize("network", NETWORKS)
+# The VGGs are AlexNet with other depths: over VGG16 the whole contract is one test.
+networks = pytest.mark.parametrize("network", ["alexnet", "squeezenet"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@networks
+@pytest.mark.parametrize(
+    ("network", "dtype"),
+    [("alexnet", "float32"), ("alexnet", "bfloat16"), ("squeezenet", "float32")],
+)
 def test_identical_images_score_exactly_zero(random_metric, network, dtype):
     metric = random_metric(network, dtype)
     for names in (("noise", "black"), ("white", "flat")):
@@ -46,10 +46,6 @@ def test_identical_images_score_exactly_zero(random_metric, network, dtype):
         np.testing.assert_array_equal(metric(images, images), 0)
         # One program saw the reference, another the image.
         np.testing.assert_array_equal(metric(metric.features(images), images), 0)
-
-
-def test_identical_images_score_exactly_zero_on_vgg19(random_metric):
-    test_identical_images_score_exactly_zero(random_metric, "vgg19", "float32")
 
 
 def test_identical_images_have_empty_maps(random_metric):
@@ -82,7 +78,7 @@ def test_the_contract_holds_for_every_valid_input(
     if network == "lite":
         request.getfixturevalue("optimized")
         options = as_users_do
-    names = list(CONTRACT_IMAGES)
+    names = ("noise", "black", "flat")
     pairs = [(a, b) for a in names for b in names]
     references, distorted = (
         jnp.asarray(np.stack([CONTRACT_IMAGES[pair[k]] for pair in pairs]), "float32")
@@ -166,25 +162,23 @@ def test_a_batch_equals_its_images_one_by_one(random_metric, network, pair):
     )
 
 
-def test_jit_equals_no_jit(random_metric, pair):
-    metric = random_metric("alexnet")
+def test_jit_equals_no_jit(light, pair):
     reference, distorted = pair(*SIZE)
     with jax.disable_jit():
-        expected = metric(reference, distorted)
-    np.testing.assert_allclose(metric(reference, distorted), expected, atol=1e-6)
+        expected = light(reference, distorted)
+    np.testing.assert_allclose(light(reference, distorted), expected, atol=1e-6)
 
 
-def test_value_ranges_give_one_score(random_metric, pair):
-    metric = random_metric("alexnet")
+def test_value_ranges_give_one_score(light, pair):
     images = [np.round(255 * image).astype(np.uint8) for image in pair(*SIZE)]
-    expected = metric(*images)
+    expected = light(*images)
     for scaled, value_range in (
         ([x / np.float32(255) for x in images], (0, 1)),
         ([x.astype(np.float32) for x in images], (0, 255)),
         ([x / np.float32(127.5) - 1 for x in images], (-1, 1)),
     ):
         np.testing.assert_allclose(
-            metric(*scaled, value_range=value_range), expected, **SAME
+            light(*scaled, value_range=value_range), expected, **SAME
         )
 
 
@@ -280,19 +274,19 @@ class TestComposes:
         actual = jax.vmap(metric)(reference, distorted)
         np.testing.assert_allclose(actual, metric(reference, distorted), **SAME)
 
-    def test_grad_of_weights(self, metric, pair):
+    def test_grad_of_weights(self, light, pair):
         # Large enough for the deepest taps to have a structure.
-        gradient = jax.jit(jax.grad(lambda m: m(*pair(96, 100))))(metric)
+        gradient = jax.jit(jax.grad(lambda m: m(*pair(96, 100))))(light)
         assert isinstance(gradient, spips_jax.Metric)
         head = gradient.variables["params"]["head"]
         assert (head["linear"] > 0).all()
 
-    def test_pmap(self, metric, pair):
+    def test_pmap(self, light, pair):
         count = jax.local_device_count()
         reference, distorted = pair(count, 2, *SIZE)
         mapped = jax.pmap(lambda m, x, y: m(x, y), in_axes=(None, 0, 0))
         np.testing.assert_allclose(
-            mapped(metric, reference, distorted), metric(reference, distorted), **SAME
+            mapped(light, reference, distorted), light(reference, distorted), **SAME
         )
 
     def test_shard_map(self, metric, pair):
@@ -325,7 +319,7 @@ class TestComposes:
         for a, b in zip(actual, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
-    def test_flax_linen_loop(self, metric, pair):
+    def test_flax_linen_loop(self, light, pair):
         class Denoiser(nn.Module):
             @nn.compact
             def __call__(self, image):
@@ -339,10 +333,10 @@ class TestComposes:
         def loss(variables, metric):
             return metric(reference, model.apply(variables, distorted))
 
-        gradient = jax.grad(loss)(variables, metric)
+        gradient = jax.grad(loss)(variables, light)
         assert all((g != 0).any() for g in jax.tree.leaves(gradient))
 
-    def test_flax_nnx_loop(self, metric, pair):
+    def test_flax_nnx_loop(self, light, pair):
         reference, distorted = pair(1, *SIZE)
         model = nnx.Conv(3, 3, (1, 1), rngs=nnx.Rngs(0))
 
@@ -353,10 +347,10 @@ class TestComposes:
 
             return nnx.grad(loss)(model)
 
-        gradients = jax.tree.leaves(gradient(model, metric))
+        gradients = jax.tree.leaves(gradient(model, light))
         assert all(np.isfinite(g).all() for g in gradients)
 
-    def test_equinox_loop(self, metric, pair):
+    def test_equinox_loop(self, light, pair):
         reference, distorted = pair(*SIZE)
         model = equinox.nn.Conv2d(3, 3, 1, key=jax.random.key(0))
 
@@ -366,17 +360,16 @@ class TestComposes:
             output = model(distorted.transpose(2, 0, 1)).transpose(1, 2, 0)
             return metric(reference, output)
 
-        gradients = jax.tree.leaves(gradient(model, metric))
+        gradients = jax.tree.leaves(gradient(model, light))
         assert all(np.isfinite(g).all() for g in gradients)
 
 
-def test_an_orbax_checkpoint_restores_it_to_the_bit(random_metric, pair, tmp_path):
-    metric = random_metric("alexnet")
+def test_an_orbax_checkpoint_restores_it_to_the_bit(light, pair, tmp_path):
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "metric", metric)
+        checkpointer.save(tmp_path / "light", light)
         checkpointer.wait_until_finished()
-        restored = checkpointer.restore(tmp_path / "metric", metric)
-    np.testing.assert_array_equal(restored(*pair(*SIZE)), metric(*pair(*SIZE)))
+        restored = checkpointer.restore(tmp_path / "light", light)
+    np.testing.assert_array_equal(restored(*pair(*SIZE)), light(*pair(*SIZE)))
 
 
 def test_bad_arrays_are_refused_before_any_work(random_metric, pair):

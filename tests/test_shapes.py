@@ -34,20 +34,19 @@ for measure in (
     classical.psnr, classical.ssim, classical.ms_ssim, classical.gmsd, classical.mdsi,
     classical.haarpsi, facts.facts
 ):
-    measure(*images)
+    jax.eval_shape(measure, *images)
     jax.eval_shape(jax.vmap(measure), *images)
-classical.quality_maps(*images)
+jax.eval_shape(classical.quality_maps, *images)
 for measure in (classical.vif, classical.fsim, classical.fsimc, classical.vsi):
     jax.eval_shape(measure, *(jnp.tile(image, (1, 2, 1, 1)) for image in images))
 for difference in (
     streams.squared_difference, streams.texture_difference, streams.structure_difference
 ):
-    difference(*taps)
+    jax.eval_shape(difference, *taps)
 streams.resize(taps[0][..., 0], 9, 11)
 for loss in (losses.plcc_loss, losses.rank_loss, losses.l1_loss):
-    loss(*columns, mask=mask)
-    jax.grad(loss)(*columns)
-losses.choice_cross_entropy(*columns)
+    jax.eval_shape(jax.value_and_grad(loss), *columns, mask=mask)
+jax.eval_shape(losses.choice_cross_entropy, *columns)
 metric = spips_jax.load()
 jax.eval_shape(jax.grad(lambda y: metric(images[0], y).sum()), images[1])
 """

@@ -81,30 +81,30 @@ def test_the_command_prints_its_tables(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    run: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
 ) -> None:
-    done = run(*words)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["evaluate", *words])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
-def model(
-    random_metric: Callable[..., spips_jax.Metric],
-    random_weights: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def model(light: spips_jax.Metric, tmp_path: Path) -> Path:
     """The file of a model on random weights, whole."""
-    metric = random_metric("alexnet")
     path = tmp_path / "tiny.safetensors"
-    metric.replace(name="spips-alexnet-tiny").save(path)
+    light.replace(name="spips-alexnet-tiny").save(path)
     return path
 
 

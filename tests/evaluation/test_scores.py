@@ -31,16 +31,12 @@ NOISE = 1e-6
 
 @pytest.mark.parametrize("name", [PAIRS, "bapps", "bapps_jnd"])
 def test_scores_are_the_metrics_own(
-    sets: Path,
-    tmp_path: Path,
-    random_metric: Callable[..., spips_jax.Metric],
-    name: str,
+    sets: Path, tmp_path: Path, light: spips_jax.Metric, name: str
 ) -> None:
     """By one reference or not, in a padded batch: as if called on each pair."""
-    metric = random_metric("alexnet")
     dataset = data.load(name, data_dir=sets)
     scores, *_ = scores_of(
-        Candidate(label="spips", metric=metric),
+        Candidate(label="spips", metric=light),
         dataset,
         file=tmp_path / "spips.csv",
         batch_size=4,  # 7 images a reference, 12 choices: the last batch is padded
@@ -49,30 +45,29 @@ def test_scores_are_the_metrics_own(
     for row in range(0, len(dataset), 5):
         example = dataset[row]
         expected = [
-            float(metric(example[first], example[second]))
+            float(light(example[first], example[second]))
             for first, second in dataset.kind.compared
         ]
         np.testing.assert_allclose(scores[row], expected, atol=NOISE, rtol=0)
 
 
 def test_a_reference_that_is_not_one(
-    sets: Path, tmp_path: Path, random_metric: Callable[..., spips_jax.Metric]
+    sets: Path, tmp_path: Path, light: spips_jax.Metric
 ) -> None:
     """What counts is the pixels: a set may call two references by one name."""
     from dataclasses import replace
 
-    metric = random_metric("alexnet")
     dataset = data.load(PAIRS, data_dir=sets).select(range(14))
     one = replace(
         dataset,
         index={**dataset.index, "reference_id": np.full(len(dataset), "one")},
     )
     scores, *_ = scores_of(
-        Candidate(label="spips", metric=metric), one, file=tmp_path / "spips.csv",
+        Candidate(label="spips", metric=light), one, file=tmp_path / "spips.csv",
         batch_size=14, num_threads=1,
     )  # fmt: skip
     for row in (0, 13):
-        expected = float(metric(one[row]["reference"], one[row]["distorted"]))
+        expected = float(light(one[row]["reference"], one[row]["distorted"]))
         np.testing.assert_allclose(scores[row, 0], expected, atol=NOISE, rtol=0)
 
 

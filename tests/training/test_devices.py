@@ -1,4 +1,4 @@
-"""The same training on one device, on eight and in two processes."""
+"""The same training on one device, on four and in two processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spips_jax.training import setup
 pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
 TWO_PROCESSES = "2 x 2"
-DEVICES = {"1": 1, "8": 8, TWO_PROCESSES: 2}
+DEVICES = {"1": 1, "4": 4, TWO_PROCESSES: 2}
 """Devices of each process, by layout."""
 
 RUNS = {
     "1": ("mixed", "images"),
-    "8": ("mixed",),
+    "4": ("mixed",),
     TWO_PROCESSES: ("images",),
 }
 """What is trained in each layout. Two processes of two devices are four devices."""

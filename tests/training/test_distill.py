@@ -139,10 +139,10 @@ def config(
             "optim.learning_rate": 1e-3,
             "optim.multipliers.backbone": 1.0,
             "optim.multipliers.adapter": 3.0,
-            "num_steps": 24,
-            "validate.every": 24,
-            "checkpoint.every": 24,
-            "log.every": 6,
+            "num_steps": 15,
+            "validate.every": 15,
+            "checkpoint.every": 15,
+            "log.every": 5,
         }
     )
     source = config.data.train.scenes

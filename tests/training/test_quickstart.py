@@ -17,7 +17,8 @@ def test_the_quickstart_beats_psnr(tmp_path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    data.prepare("synthetic", data_dir=tmp_path, scenes=5, size=48)
+    kinds = ["jpeg", "gaussian_blur", "gaussian_noise", "contrast_loss"]
+    data.prepare("synthetic", data_dir=tmp_path, scenes=5, size=48, kinds=kinds)
     config.data.data_dir = str(tmp_path)
     config.num_steps = 150
     outcome = training.train(config, tmp_path / "run")

@@ -20,14 +20,13 @@ from spips_jax.training.loop import CHECKPOINTS
 
 pytestmark = pytest.mark.usefixtures("narrow_alexnet")
 
-STEPS = 110
+STEPS = 80
 
 STOPS = (
     # (the last step that it logged, signal, exit code, when that is)
-    (20, signal.SIGKILL, -signal.SIGKILL, "as it validates and then saves"),
+    (19, signal.SIGKILL, -signal.SIGKILL, "between the two batches of an update"),
     (34, signal.SIGTERM, 143, "on a signal that it saves for"),
-    (55, signal.SIGKILL, -signal.SIGKILL, "between the two batches of an update"),
-    (70, signal.SIGINT, 130, "by Ctrl-C; the checkpoint is then damaged"),
+    (60, signal.SIGINT, 130, "by Ctrl-C; the checkpoint is then damaged"),
 )
 """When a run is stopped, and how."""
 
