@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import spips_jax
 from spips_jax.heatmaps import write_heat_maps
 from spips_jax.spips import Comparison
 
@@ -79,11 +78,10 @@ def test_a_map_that_others_would_hide_has_its_own_scale():
     assert _scales(maps) == {"a": 1.0, "b": 1.0, "c": 0.01, "d": 1.0, "e": 1.0}
 
 
-def test_a_notebook_shows_the_maps_of_one_pair(pair):
-    metric = spips_jax.load()
+def test_a_notebook_shows_the_maps_of_one_pair(light, pair):
     reference, distorted = pair(40, 48)
-    shown = metric.explain(reference, distorted)._repr_png_()
+    shown = light.explain(reference, distorted)._repr_png_()
     with Image.open(io.BytesIO(shown)) as picture:
         assert picture.format == "PNG"
-    several = metric.explain(reference[None], distorted[None])
+    several = light.explain(reference[None], distorted[None])
     assert several._repr_png_() is None

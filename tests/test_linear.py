@@ -80,6 +80,23 @@ def test_nan_stays_nan():
     assert np.isnan(jax.jit(there)(jnp.full((2, 2), np.nan))).all()
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_checkpoint_and_scan(name):
+    function = FUNCTIONS[name]
+    planes = np.random.default_rng(0).random((2, 11, 13), np.float32)
+
+    def total(planes, function):
+        def add(sum, plane):
+            return sum + jnp.square(function(plane)).sum(), None
+
+        return jax.lax.scan(add, 0.0, planes)[0]
+
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    found = gradient(planes, jax.checkpoint(function))
+    expected = jax.grad(lambda x: jnp.square(function(x)).sum())(planes)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["psnr", "ssim", "ms_ssim"])
 def test_forward_mode_of_the_papers_metrics(name):
     random = np.random.default_rng(1)

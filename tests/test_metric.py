@@ -305,16 +305,16 @@ class TestComposes:
         images = pair(2 * jax.device_count(), *SIZE)
         np.testing.assert_allclose(mapped(metric, *images), metric(*images), **SAME)
 
-    def test_remat_and_scan(self, metric, pair):
+    def test_remat_and_scan(self, light, pair):
         reference, distorted = pair(2, *SIZE)
 
         def body(total, images):
-            return total + jax.checkpoint(metric)(*images), None
+            return total + jax.checkpoint(light)(*images), None
 
         def scanned(distorted):
             return jax.lax.scan(body, 0.0, (reference, distorted))[0]
 
-        expected = jax.value_and_grad(lambda y: metric(reference, y).sum())(distorted)
+        expected = jax.value_and_grad(lambda y: light(reference, y).sum())(distorted)
         actual = jax.value_and_grad(scanned)(distorted)
         for a, b in zip(actual, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import spips_jax
 from spips_jax import model_file
@@ -193,19 +194,28 @@ def test_maps_that_there_are_not_are_named(lite):
 # The command.
 
 
-def test_the_command_compares_the_example(capsys, monkeypatch):
-    assert main(["twin"]) == 0
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    """Two images, smaller than the package's example."""
+    names = [str(tmp_path / name) for name in ("reference.png", "distorted.png")]
+    for name, image in zip(names, images(*SHAPES[0]), strict=True):
+        Image.fromarray((255 * image[0]).astype(np.uint8)).save(name)
+    return names
+
+
+def test_the_command_compares_images(files, capsys, monkeypatch):
+    assert main(["twin", *files]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split()[:2] == ["stage", "shape"]
     assert printed.rstrip().endswith("all agree")
     assert "\nscore " in printed
     assert "\ngradient " in printed
     monkeypatch.setattr(torch_spips, "POWERS", torch_spips.POWERS[::-1])
-    assert main(["twin"]) == 1
+    assert main(["twin", *files]) == 1
     assert "the first that parts: map ms_ssim" in capsys.readouterr().out
 
 
-def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
+def test_machines_are_compared_by_files(files, tmp_path, capsys, monkeypatch):
     """Without PyTorch."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -214,8 +224,8 @@ def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
         lambda name: None if name == "torch" else find(name),
     )
     file = tmp_path / "here.safetensors"
-    assert main(["twin", "--dump", str(file)]) == 0
-    assert main(["twin", "--against", str(file)]) == 0
+    assert main(["twin", *files, "--dump", str(file)]) == 0
+    assert main(["twin", *files, "--against", str(file)]) == 0
     assert "all agree" in capsys.readouterr().out
     found, about = stages.read(file)
     names = list(found)
@@ -225,14 +235,14 @@ def test_machines_are_compared_by_files(tmp_path, capsys, monkeypatch):
 
     found["tap relu3 distorted"] = 1.01 * found["tap relu3 distorted"]
     stages.write(file, found, {**about, "device": "another"})
-    assert main(["twin", "--against", str(file)]) == 1
+    assert main(["twin", *files, "--against", str(file)]) == 1
     printed = capsys.readouterr().out
     assert printed.startswith(f"device: {about['device']} here, another there\n")
     assert "the first that parts: tap relu3 distorted" in printed
 
     found["score"] = np.zeros(3, np.float32)
     stages.write(file, found, about)
-    assert main(["twin", "--against", str(file)]) == 2
+    assert main(["twin", *files, "--against", str(file)]) == 2
     assert "stage 'score' has shape (1,) here and (3,) there" in capsys.readouterr().err
 
     assert main(["twin"]) == 2
