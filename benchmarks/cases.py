@@ -57,6 +57,12 @@ SOME_SIZES = {
 COMPILED_SIZES = SIZES[1:5:3]
 """Those at which torch.compile, which takes long, is beside PyTorch."""
 
+README = (
+    "spips-squeezenet", "spips-alexnet", "spips-lite", "vsi", "mdsi", "haarpsi",
+    "lpips-alexnet", "ms-ssim", "fsim", "vif", "psnr", "ssim",
+)  # fmt: skip
+"""Those of README's first table."""
+
 LOSSES = {
     "spips-lite": ("lpips-alexnet", "lpips-vgg16"),
     "spips-alexnet": ("lpips-alexnet",),
@@ -139,6 +145,7 @@ def all_cases(scratch: Path, peers: str, *, large: bool) -> Iterator[Case]:
         for metric, packages in ALIKE.items():
             for size in SOME_SIZES.get(metric, SIZES):
                 yield _network(what, metric, metric, packages, size)
+    yield from _readme()
     yield from _losses()
     yield from _backbones()
     yield from _sets()
@@ -170,6 +177,22 @@ def _network(
         alike=peer == metric and metric != "dists",  # whose weights differ
         floor=floor,
     )
+
+
+def _readme() -> Iterator[Case]:
+    """The columns of README's first table: each metric beside LPIPS in PyTorch."""
+    peer = "lpips-alexnet"
+    for metric in README:
+        spec = {"metric": metric, "size": (1, 384, 512)}
+        sides: dict[str, Request | Program] = {
+            metric: Request("ours", {**spec, "what": "score"}),
+            f"torch {peer}": Request(
+                "peer", {**spec, "what": "score", "metric": peer, "library": "torch"}
+            ),
+        }
+        yield Case(f"readme/{metric}/512x384x1", sides)
+        first = Request("ours", {**spec, "what": "first", "of": "score"})
+        yield Case(f"readme/{metric}/compile", {metric: first}, rounds=3)
 
 
 def _losses() -> Iterator[Case]:
