@@ -102,12 +102,9 @@ def rounded(mode: str) -> Callable[..., jax.Array]:
 
 
 def of_torch(metric: Metric, x: np.ndarray, y: np.ndarray, *, double: bool) -> Found:
-    from spips_jax import model_file
     from weights_convert import stages, torch_spips
 
-    params = metric.variables["params"]
-    model = model_file.Model(metric.name, metric.module, params, None, {})
-    twin = torch_spips.of_model(model)
+    twin = torch_spips.of_network(metric.module, metric.variables["params"])
     found = stages.of_torch(twin.double() if double else twin, x, y)
     return found["score"], found["gradient"]
 

@@ -65,6 +65,18 @@ NOT_RUN = {
 }
 """Commands of `RUN` that are not run, and why."""
 
+MINIATURE = {
+    "data": ["--partial"],
+    "train": [
+        "--config.num_steps=4",
+        "--config.batch_size=8",
+        "--config.optim.warmup_steps=0",
+        "--config.optim.hold_steps=0",
+    ],
+    "evaluate": ["--config.samples=20", "--config.worst=0"],
+}
+"""What makes a command short, or fit for a few small images, beside its options."""
+
 PLACEHOLDERS = {"LOW": "0", "HIGH": "1"}
 """What a page writes in place of numbers, and numbers."""
 
@@ -244,20 +256,7 @@ def test_its_commands_run(name: str, at_the_place: Path) -> None:
         ours = as_spips(words)
         assert ours is not None
         if " ".join(words) not in NOT_RUN:
-            run(ours, file)
-
-
-MINIATURE = {
-    "data": ["--partial"],
-    "train": [
-        "--config.num_steps=4",
-        "--config.batch_size=8",
-        "--config.optim.warmup_steps=0",
-        "--config.optim.hold_steps=0",
-    ],
-    "evaluate": ["--config.samples=20", "--config.worst=0"],
-}
-"""What a set of a few small images needs beside a page's options."""
+            run([*ours, *(MINIATURE["evaluate"] if "evaluate" in ours else [])], file)
 
 
 @pytest.fixture

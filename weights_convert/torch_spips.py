@@ -97,7 +97,8 @@ class Spips(nn.Module):
           WeightsError: as `spips_jax.Metric.load`, or the model has a classical map
             that is not one of `MAPS`.
         """
-        return of_model(model_file.read_model(file_of(model), backbone=weights))
+        read = model_file.read_model(file_of(model), backbone=weights)
+        return of_network(read.module, read.params)
 
     def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Scores `(N,)`, 0 or more, larger is worse, of images `(N, 3, H, W)`.
@@ -248,14 +249,13 @@ def file_of(model: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return file
 
 
-def of_model(model: model_file.Model) -> Spips:
-    """The twin of a model that was read, or made."""
-    module = model.module
+def of_network(module: Any, params: Mapping[str, Any]) -> Spips:
+    """The twin of a `spips_jax.spips.Spips` with these parameters."""
     options = {name: getattr(module, name) for name in model_file.OPTIONS}
     streams = ("perceptual", "semantic")
     options["taps"] = {name: getattr(module.backbone, name) for name in streams}
-    params = traverse_util.flatten_dict(model.params, sep=".")
-    return Spips(module.backbone.network, params, options)
+    flat = traverse_util.flatten_dict(dict(params), sep=".")
+    return Spips(module.backbone.network, flat, options)
 
 
 def lite(x: Tensor, convolve: Any) -> dict[str, Tensor]:

@@ -6,11 +6,13 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spips_jax.commands.rows import direction
 from spips_jax.files import replacing
 from spips_jax.messages import UserError, printable
 from spips_jax.outputs import SOFTWARE
@@ -84,13 +86,15 @@ class Html:
         self._rows: list[str] = []
         self._scores: list[list[float]] = [[] for _ in metrics]
         self._maps = False
+        # Its last two: a reference has several rows.
+        self._thumbnail = lru_cache(maxsize=2)(_thumbnail)
 
     def write(self, rows: Sequence[Row]) -> None:
         first = rows[0]
         cells = []
         for side in ("reference", "distorted"):
             name = html.escape(printable(first[side]))
-            cells.append(f"<td>{_thumbnail(first[side], name)}")
+            cells.append(f"<td>{self._thumbnail(first[side], name)}")
             cells.append(f'<td class="name" data-value="{name}">{name}')
         for number, (metric, row) in enumerate(zip(self._metrics, rows, strict=True)):
             if row["score"] is None:
@@ -172,8 +176,7 @@ def _opinion(metric: Metric, row: Row) -> str:
 
 def _card(metric: Metric, scores: Sequence[float]) -> str:
     """The distribution of a metric's scores."""
-    direction = "higher" if metric.higher_is_better else "lower"
-    title = f"<h2>{html.escape(printable(metric.name))}</h2><p>{direction} is better"
+    title = f"<h2>{html.escape(printable(metric.name))}</h2><p>{direction(metric)}"
     if not scores:
         return f'<div class="card">{title}; no pair has a score</div>'
     counts, edges = np.histogram(scores, bins=BINS)

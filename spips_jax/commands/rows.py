@@ -167,13 +167,9 @@ class Table:
         screen.print(drawn)
         for number, metric in enumerate(self._metrics):
             named = metric.calibration is not None or len(self._metrics) > 1
-            direction = (
-                "higher is better"
-                if metric.higher_is_better
-                else "lower is better, 0 is identical"
-            )
+            zero = "" if metric.higher_is_better else ", 0 is identical"
             name = f"{printable(metric.name)}: " if named else ""
-            screen.print(f"{name}{direction}")
+            screen.print(f"{name}{direction(metric)}{zero}")
             scores = [
                 rows[number]["score"]
                 for rows in self._pairs
@@ -266,6 +262,11 @@ def writers(
 
         found.append(Html(page, metrics))
     return found
+
+
+def direction(metric: Metric) -> str:
+    """Which scores of a metric are better, in words."""
+    return "higher is better" if metric.higher_is_better else "lower is better"
 
 
 def opinion_of(metric: Metric) -> str | None:

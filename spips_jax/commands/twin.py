@@ -113,13 +113,9 @@ def run(args: argparse.Namespace) -> int:
         code = _compare(stages.compare(ours, theirs))
     if alone and not args.export:
         return code
-    from spips_jax import model_file
     from weights_convert import torch_spips
 
-    model = model_file.Model(
-        metric.name, metric.module, metric.variables["params"], None, {}
-    )
-    twin = torch_spips.of_model(model)
+    twin = torch_spips.of_network(metric.module, metric.variables["params"])
     if not alone:
         one = twin.double() if args.double else twin
         code = _compare(stages.compare(ours, stages.of_torch(one, *images)))

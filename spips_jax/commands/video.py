@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spips_jax.commands.rows import check_ending, direction, writers
 from spips_jax.messages import UserError, printable
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     from spips_jax import loading
     from spips_jax.cache import cache_compilations
     from spips_jax.commands.pairs import Pair
-    from spips_jax.commands.rows import check_ending, writers
     from spips_jax.commands.score import DEFAULT, check_once
     from spips_jax.commands.scoring import add_opinion, new_row
     from spips_jax.outputs import check_files
@@ -251,8 +251,7 @@ def _plot(
             np.mean(scores), ls="--", lw=1, label=f"mean {np.mean(scores):.4f}"
         )
         axis.plot(frames, scores, lw=1.2)
-        better = "higher" if metric.higher_is_better else "lower"
-        axis.set_ylabel(f"{metric.name}\n{better} is better", fontsize=8)
+        axis.set_ylabel(f"{metric.name}\n{direction(metric)}", fontsize=8)
         axis.legend(fontsize=7, loc="upper right")
     axes[-1].set_xlabel("frame")
     with replacing(path) as partial_file:

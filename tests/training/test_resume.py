@@ -48,7 +48,7 @@ def config(tiny: Callable[..., ConfigDict]) -> ConfigDict:
             "batch_size": 8,
             "optim.accumulate": 2,
             "validate.every": 20,
-            "checkpoint.every": 4,
+            "checkpoint.every": 10,
             "checkpoint.keep": 2,
         },
     )

@@ -13,7 +13,6 @@ import safetensors.numpy
 from PIL import Image
 
 import spips_jax
-from spips_jax import model_file
 from spips_jax.commands import main
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -35,10 +34,7 @@ def images(n: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def twin_of(metric: spips_jax.Metric) -> torch_spips.Spips:
-    params = metric.variables["params"]
-    return torch_spips.of_model(
-        model_file.Model(metric.name, metric.module, params, None, {})
-    )
+    return torch_spips.of_network(metric.module, metric.variables["params"])
 
 
 def check_agreement(metric, shape):
