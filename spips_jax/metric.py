@@ -47,8 +47,8 @@ class Metric:
 
     Attributes:
       variables: the network's Flax variables.
-      module: the network, with the methods `extract` and `compare` of
-        `spips_jax.spips.Spips`.
+      module: the network, with the methods `extract`, `compare` and, where it is less
+        work, `score` of `spips_jax.spips.Spips`.
       name: the model's name.
       calibration: a map from scores to opinions; None where there is none.
       card_json: the model's card as JSON; "" where there is none. `card` reads it.

@@ -162,8 +162,9 @@ def test_classical_baselines_are_metrics(name, pair):
     np.testing.assert_allclose(
         metric(metric.features(reference), distorted), scores, rtol=1e-6
     )
-    maps = metric.explain(reference, distorted).maps
-    assert {m.shape for m in maps.values()} == {(2, 40, 48)}
+    parts = metric.explain(reference, distorted)
+    np.testing.assert_allclose(parts.score, scores, rtol=1e-5)
+    assert {m.shape for m in parts.maps.values()} == {(2, 40, 48)}
 
 
 def test_lpips_maps_average_to_the_score(random_weights, pair, tmp_path):
@@ -174,6 +175,8 @@ def test_lpips_maps_average_to_the_score(random_weights, pair, tmp_path):
         head=tmp_path / "head.safetensors",
     )
     parts = metric.explain(*pair(64, 64))
+    # Another program: sums in another order.
+    np.testing.assert_allclose(metric(*pair(64, 64)), parts.score, rtol=1e-5)
     assert parts.maps["fused"].shape == (64, 64)
     # Interpolation weighs the edges of a coarse map more than its middle.
     np.testing.assert_allclose(parts.maps["fused"].mean(), parts.score, rtol=0.02)

@@ -320,6 +320,8 @@ def test_maps_are_qualities_of_the_images_size(name, pair):
     reference, distorted = pair(*size)
     metric = spips_jax.load(name)
     parts = metric.explain(reference, distorted)
+    # Sums in another order.
+    np.testing.assert_allclose(parts.score, metric(reference, distorted), rtol=1e-5)
     (map_,) = parts.maps.values()
     assert map_.shape == size
     assert float(map_.min()) >= 0

@@ -111,7 +111,9 @@ def test_a_baseline_is_added_by_its_record(pair, monkeypatch):
     reference, distorted = pair(20, 24)
     expected = np.abs(reference.astype(np.float64) - distorted).mean()
     np.testing.assert_allclose(metric(reference, distorted), expected, rtol=1e-5)
-    assert metric.explain(reference, distorted).maps["mae"].shape == (20, 24)
+    parts = metric.explain(reference, distorted)  # the module has no `score`
+    np.testing.assert_allclose(parts.score, expected, rtol=1e-5)
+    assert parts.maps["mae"].shape == (20, 24)
     assert loading.networks("mae") == ()
     with pytest.raises(ValueError, match="mae has no weights"):
         spips_jax.load("mae", weights="x.safetensors")
