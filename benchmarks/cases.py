@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,17 +181,12 @@ def _network(
 
 def _readme() -> Iterator[Case]:
     """The columns of README's first table: each metric beside LPIPS in PyTorch."""
-    peer = "lpips-alexnet"
+    size = (1, 384, 512)
     for metric in README:
-        spec = {"metric": metric, "size": (1, 384, 512)}
-        sides: dict[str, Request | Program] = {
-            metric: Request("ours", {**spec, "what": "score"}),
-            f"torch {peer}": Request(
-                "peer", {**spec, "what": "score", "metric": peer, "library": "torch"}
-            ),
-        }
-        yield Case(f"readme/{metric}/512x384x1", sides)
-        first = Request("ours", {**spec, "what": "first", "of": "score"})
+        score = _network("score", metric, "lpips-alexnet", ("torch",), size)
+        yield replace(score, name=f"readme/{metric}/512x384x1", floor=None)
+        spec = {"what": "first", "metric": metric, "size": size, "of": "score"}
+        first = Request("ours", spec)
         yield Case(f"readme/{metric}/compile", {metric: first}, rounds=3)
 
 

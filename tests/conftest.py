@@ -158,6 +158,22 @@ def _cache_options() -> Iterator[None]:
         jax.config.update(option, value)
 
 
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Runs `spips` in this process; returns its exit code, output and errors."""
+    from spips_jax.commands import main
+
+    def run(*words: str) -> tuple[Any, str, str]:
+        try:
+            code: Any = main(list(words))
+        except SystemExit as end:  # argparse's
+            code = end.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def start(home: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts Python on a CPU's virtual devices, with one cache of compiled programs.

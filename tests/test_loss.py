@@ -366,16 +366,18 @@ def test_second_derivatives_commute(lite, pair):
     np.testing.assert_allclose(*products, rtol=1e-2)
 
 
-def test_chunks_bound_memory(lite, as_users_do):
+def test_chunks_bound_memory(as_users_do):
+    whole = spips_jax.load()
+
     def memory(batch: int, **options) -> int:
         images = jax.ShapeDtypeStruct((batch, 128, 128, 3), jnp.float32)
         loss = partial(perceptual_loss, **options)
-        program = jax.jit(jax.grad(loss, 2)).lower(lite, images, images)
+        program = jax.jit(jax.grad(loss, 2)).lower(whole, images, images)
         compiled = program.compile(as_users_do)
         return compiled.memory_analysis().temp_size_in_bytes
 
-    # A quarter, and copies of the images, which are a large part of it here.
-    assert memory(16, chunk=4) < memory(16) / 2
+    # 1.27 was measured at 256x256; copies of the images are a larger part here.
+    assert memory(16, chunk=4) < 1.5 * memory(4)
 
 
 # What is refused, in one line.

@@ -1,4 +1,4 @@
-"""The contract of SPIPS, on every backbone, and how a Metric composes with JAX."""
+"""The contract of SPIPS, over its backbones, and how a Metric composes with JAX."""
 
 from __future__ import annotations
 

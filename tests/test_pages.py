@@ -65,17 +65,20 @@ NOT_RUN = {
 }
 """Commands of `RUN` that are not run, and why."""
 
+BRIEF = ("--config.samples=20", "--config.worst=0")
+"""What makes an evaluation short, beside its own options."""
+
 MINIATURE = {
-    "data": ["--partial"],
-    "train": [
+    ("data", "prepare"): ("--partial",),
+    ("train", "--config"): (
         "--config.num_steps=4",
         "--config.batch_size=8",
         "--config.optim.warmup_steps=0",
         "--config.optim.hold_steps=0",
-    ],
-    "evaluate": ["--config.samples=20", "--config.worst=0"],
+    ),
+    ("evaluate", "--model"): BRIEF,
 }
-"""What makes a command short, or fit for a few small images, beside its options."""
+"""What a set of a few small images needs, by a command's first two words."""
 
 PLACEHOLDERS = {"LOW": "0", "HIGH": "1"}
 """What a page writes in place of numbers, and numbers."""
@@ -256,7 +259,7 @@ def test_its_commands_run(name: str, at_the_place: Path) -> None:
         ours = as_spips(words)
         assert ours is not None
         if " ".join(words) not in NOT_RUN:
-            run([*ours, *(MINIATURE["evaluate"] if "evaluate" in ours else [])], file)
+            run([*ours, *(BRIEF if ours[0] == "evaluate" else ())], file)
 
 
 @pytest.fixture
@@ -286,10 +289,15 @@ def test_kadid10k_runs_from_the_download_to_the_report(kadid10k: Path) -> None:
     assert len(shown) == 7
     for words, file in shown:
         ours = [word.replace("~", str(kadid10k)) for word in as_spips(words) or []]
-        export_or_show = {"export", "calibrate", "show"} & set(ours)
-        run([*ours, *([] if export_or_show else MINIATURE.get(ours[0], []))], file)
+        run([*ours, *MINIATURE.get(tuple(ours[:2]), ())], file)
     results = (kadid10k / "report" / "results.md").read_text()
     assert "‡" in results, "it has seen most of the set"
+
+
+@pytest.fixture
+def scenes(at_the_place: Path) -> None:
+    """synthetic/scenes, which the commands of README have prepared if they ran."""
+    assert commands.main(["data", "prepare", "synthetic"]) == 0
 
 
 def run_examples(texts: list[str], names: dict[str, Any]) -> str:
@@ -315,7 +323,7 @@ def training_step(pair: Any) -> dict[str, Any]:
 
 
 def test_the_examples_of_readme_print_what_it_says(
-    training_step: dict[str, Any], at_the_place: Path
+    training_step: dict[str, Any], scenes: None
 ) -> None:
     text = PAGES["README.md"]
     score, loss, sets = blocks(text, "python")
@@ -324,8 +332,6 @@ def test_the_examples_of_readme_print_what_it_says(
     assert run_examples([score], names).strip() == printed[0]
     run_examples([loss], names)
     assert 0 != names["grads"] < np.inf
-    if not (at_the_place / "sets").exists():
-        commands.main(["data", "prepare", "synthetic"])
     assert run_examples([sets], {}).strip() == printed[1]
 
 
@@ -338,9 +344,6 @@ def test_the_first_page_prints_what_it_says() -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # few cores here
 def test_the_examples_of_the_loss_run(training_step: dict[str, Any]) -> None:
     import equinox
-
-    class Loader:
-        """PyTorch's takes these options; it is not started here."""
 
     first, module, parted, checked, loader = blocks(PAGES["docs/loss.md"], "python")
     names = training_step
@@ -394,10 +397,8 @@ def test_the_examples_of_other_frameworks_run(pair: Any, at_the_place: Path) -> 
     np.testing.assert_allclose(names["scores"], expected, rtol=1e-5)
 
 
-def test_the_example_of_sets_runs(at_the_place: Path) -> None:
+def test_the_example_of_sets_runs(scenes: None) -> None:
     (example,) = blocks(PAGES["docs/data.md"], "python")
-    if not (at_the_place / "sets").exists():
-        commands.main(["data", "prepare", "synthetic"])
     names: dict[str, Any] = {}
     # On a set that needs no download, whose images are smaller.
     there = example.replace("tid2013", "synthetic/scenes").replace("224", "64")
@@ -413,9 +414,8 @@ def test_the_examples_of_configs_run() -> None:
     config = training.default()
     run_examples([example], {"training": training, "config": config})
     assert config.data.train.mine.crop == 224
-    example, _ = blocks(
-        PAGES["docs/evaluation.md"], "python"
-    )  # test_evaluation_docs: _
+    # The other is run by evaluation/test_evaluation_docs.py.
+    example, _ = blocks(PAGES["docs/evaluation.md"], "python")
     config = evaluation.default()
     run_examples([example], {"evaluation": evaluation, "config": config})
     assert list(config.models) == ["lpips of (0, 1)"]

@@ -81,21 +81,16 @@ def test_the_command_prints_its_tables(
     ],
 )
 def test_a_wrong_call_is_one_line(
+    call: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = main(["evaluate", *words])
-    except SystemExit as end:
-        code = end.code
-    assert code == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    (line,) = output.err.splitlines()
+    code, output, errors = call("evaluate", *words)
+    assert (code, output) == (2, "")
+    (line,) = errors.splitlines()
     assert line.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
 

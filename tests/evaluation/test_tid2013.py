@@ -1,6 +1,6 @@
 """On real images and real opinions: the numbers that others measured, and the cards'.
 
-On a sixth of the pairs that there are: each type of distortion at each of its levels,
+On a quarter of the pairs that there are: each type of distortion at each of its levels,
 each reference. All of them are twice as much work as the rest of the tests.
 """
 
@@ -26,14 +26,14 @@ from spips_jax import Metric, data, evaluation, weights
 pytestmark = pytest.mark.usefixtures("optimized")
 
 ALL = 1784
-PART = 296
-EXACT = 116
+PART = 443
+EXACT = 177
 """Of the part: the pairs whose pixels are the official ones."""
 
 
 def in_part(row: dict[str, str]) -> bool:
-    """Each type with other references: every sixth, from another one on."""
-    return (int(row["type"]) - int(row["reference"][1:3])) % 6 == 2
+    """Each type with other references: every fourth, from another one on."""
+    return (int(row["type"]) - int(row["reference"][1:3])) % 4 == 0
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +144,10 @@ def promised(name: str, what: str) -> float:
 def test_models_agree_with_people_within_references(
     rebuilt_tid2013: tuple[Path, Path, list[dict[str, str]]], embedded: Metric
 ) -> None:
-    """About as well as the card says of scenes that were not trained on.
+    """At least as well as the card says of scenes that were not trained on.
 
-    A guard, not an estimate: the heads have seen these pairs, and the mean over four
-    references with 20 pairs each lies up to 0.025 from that over all.
+    A guard, not an estimate: the heads have seen these pairs, and on these four
+    references' part of them spips-lite had a margin of 0.015 when it was made.
     """
     source, _, rows = rebuilt_tid2013
     found = []
@@ -164,15 +164,14 @@ def test_models_agree_with_people_within_references(
         mos = [float(row["mos"]) for row in chosen]
         found.append(-scipy.stats.spearmanr(scores, mos).statistic)
     assert len(found) == 4
-    expected = promised(embedded.name, "TID2013, within a reference")
-    assert np.mean(found) >= expected - 0.03
+    assert np.mean(found) >= promised(embedded.name, "TID2013, within a reference")
 
 
 @pytest.fixture(scope="module")
 def rebuilt_live(
     shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[Path, Path, float]]:
-    """Every fifth of LIVE's pairs that there are: their files, and the opinions."""
+    """Every third of LIVE's pairs that there are: their files, and the opinions."""
     recipes = shared("data/live_rebuilt")
     root = tmp_path_factory.mktemp("live")
     part = root / "recipes"
@@ -181,7 +180,7 @@ def rebuilt_live(
     shutil.copy(recipes / "make.py", part)
     header, *lines = (recipes / "recipes.csv").read_text().splitlines(keepends=True)
     assert len(lines) == 197
-    (part / "recipes.csv").write_text("".join([header, *lines[::5]]))
+    (part / "recipes.csv").write_text("".join([header, *lines[::3]]))
     folder = root / "made"
     subprocess.run(
         [sys.executable, part / "make.py", folder], check=True, capture_output=True
@@ -208,5 +207,4 @@ def test_the_default_agrees_with_people_across_references(
     dmos = [opinion for *_, opinion in rebuilt_live]
     assert len({reference for reference, *_ in rebuilt_live}) == 9
     found = scipy.stats.spearmanr(scores, dmos).statistic
-    # A guard: 40 pairs are off by as much as that.
-    assert found >= promised(metric.name, "LIVE, across references") - 0.02
+    assert found >= promised(metric.name, "LIVE, across references")

@@ -380,19 +380,15 @@ def test_exports_of_nothing_are_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_calls_of_the_command_are_one_line(
+    call: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = spips(["train", *words])
-    except SystemExit as end:
-        code = end.code
+    code, _, errors = call("train", *words)
     assert code == 2
-    errors = capsys.readouterr().err
     assert re.fullmatch(f"error: .*{message}.*\n", errors), errors
     assert not list(tmp_path.iterdir())
 
